@@ -1,0 +1,51 @@
+"""What a person sees while medge works, always on stderr: stdout belongs to results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["Advance", "progress", "say", "stderr", "warn"]
+
+stderr = Console(stderr=True, highlight=False)
+
+
+class Advance(Protocol):
+    """Moves a progress bar on by some units."""
+
+    def __call__(self, units: int = 1) -> None: ...
+
+
+def say(text: str) -> None:
+    """A line of Rich markup on stderr."""
+    stderr.print(text)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr; the text is not read as markup."""
+    stderr.print("warning: ", style="yellow", end="")
+    stderr.print(text, markup=False)
+
+
+@contextmanager
+def progress(description: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
+    """A bar with units per second and time left; silent where stderr is not a terminal, but for a last line."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+        task = bar.add_task(description, total=total, rate="")
+
+        def advance(units: int = 1) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=units, rate=f"{speed:.0f} {unit}/s" if speed else "")
+
+        yield advance
