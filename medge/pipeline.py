@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from medge import workspace
-from medge.records import write_text
 from medge.recipe import Recipe, dump
-from medge.workspace import Inputs, Stage
+from medge.records import write_text
+from medge.workspace import Stage
 
-__all__ = ["PARENTS", "run"]
+__all__ = ["GOES_ON", "PARENTS", "published", "run"]
 
-PARENTS = {
-    "data": (),
-    "finetune": ("data",),
-    "compress": ("data", "finetune"),
-    "compile": ("data", "compress"),
-    "validate": ("data", "finetune", "compile"),
-    "profile": ("data", "compile"),
-    "select": ("compile", "validate", "profile"),
-    "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select"),
+PARENTS: Mapping[str, Sequence[str]] = {
+    "data": (),  # images, split and decoded once
+    "finetune": ("data",),  # the float model
+    "compress": ("data", "finetune"),  # variants, each gated on validation images, each an ONNX file
+    "compile": ("data", "compress"),  # an engine per variant, backend and precision
+    "validate": ("data", "finetune", "compile"),  # every engine's own outputs against the float model
+    "profile": ("data", "compile"),  # every engine's latency, in interleaved blocks
+    "select": ("compile", "validate", "profile"),  # the operating point
+    "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select"),  # what ships
 }
+
+GOES_ON = ("pass", "accepted")
 
 
 def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGES) -> dict[str, Stage]:
-    """Runs `stages` of a recipe in a run folder, skipping what has not changed. Returns every finished stage.
+    """Runs `stages` of a recipe in a run folder, skipping what has not changed. Returns them, finished.
 
     A stage that finds the model wanting says so in its values (`verdict`) and is finished all the same; the stages
     after it are not run, so that nothing is built on it. Raises MedgeError for bad input.
@@ -35,13 +37,21 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
     with workspace.locked(folder):
         write_text(folder / "recipe.yaml", dump(recipe))
         for name in stages:
-            inputs: Inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
-            stage = import_module(f"medge.stages.{name}")
-            section = getattr(recipe, {"validate": "validate_"}.get(name, name))
-            done[name] = workspace.step(folder, name, section, inputs, stage.run, seed=recipe.seed)
-            if done[name].values.get("verdict", "pass") not in _GOES_ON:
+            inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
+            section = getattr(recipe, "validate_" if name == "validate" else name)
+            done[name] = workspace.step(
+                folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
+            )
+            if done[name].values.get("verdict", "pass") not in GOES_ON:
                 break
+        published(done)
     return done
 
 
-_GOES_ON = ("pass", "accepted")
+def published(done: Mapping[str, Stage]) -> Path | None:
+    """The bundle under deploy/, put there (again) where it is missing; None where nothing was packaged."""
+    if "package" not in done:
+        return None
+    from medge.stages.package import publish
+
+    return publish(done["package"].folder, done["package"].values["bundle"])

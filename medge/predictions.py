@@ -24,7 +24,7 @@ Array = Any  # numpy arrays; numpy.typing needs a newer Python than the devices 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row per image: sha256 [N], group [N], labels int64 [N], logits float64 [N, classes], subgroups {name: [N]}."""
+    """One row per image: labels int64 [N], logits float64 [N, classes], the rest N strings; subgroups by name."""
 
     sha256: Tuple[str, ...]
     group: Tuple[str, ...]

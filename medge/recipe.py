@@ -160,7 +160,10 @@ class Variant(Section):
             value = {"first_passing": [value]}
         if isinstance(value, dict) and isinstance(value.get("first_passing"), (list, tuple)):
             chains = value["first_passing"]
-            return {**value, "first_passing": [[_step(s) for s in c] if isinstance(c, (list, tuple)) else c for c in chains]}
+            return {
+                **value,
+                "first_passing": [[_step(s) for s in c] if isinstance(c, (list, tuple)) else c for c in chains],
+            }
         return value
 
 
@@ -174,7 +177,9 @@ class CompressSection(Section):
     """Variants by name. `float` always exists: it is what every other is compared with."""
 
     calibration: Calibration = Calibration()
-    variants: dict[Name, Variant] = {"int8": Variant(first_passing=((Step(compressor="ptq"),), (Step(compressor="qat"),)))}
+    variants: dict[Name, Variant] = {
+        "int8": Variant(first_passing=((Step(compressor="ptq"),), (Step(compressor="qat"),)))
+    }
 
     @model_validator(mode="after")
     def _float_is_kept(self) -> CompressSection:
@@ -379,7 +384,9 @@ def _option_problems(where: str, item: dict[str, Any]) -> list[str]:
     where = f"{where}.{item['compressor']}"
     if not isinstance(given, dict):
         return [f"{where}: options are KEY: VALUE pairs (found {given!r})"]
-    unknown = [f"{where}.{key}: no such option. {plugins.nearest(str(key), known)}" for key in given if key not in known]
+    unknown = [
+        f"{where}.{key}: no such option. {plugins.nearest(str(key), known)}" for key in given if key not in known
+    ]
     if unknown:
         return unknown
     try:

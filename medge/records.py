@@ -119,7 +119,8 @@ def from_json(kind: Type[T], value: Any) -> T:
         return kind(**arguments)
     except (AttributeError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"A record is not a {kind.__name__}: {error}.", fix="Make it again: delete its folder and repeat the command."
+            f"A record is not a {kind.__name__}: {error}.",
+            fix="Make it again: delete its folder and repeat the command.",
         ) from error
 
 

@@ -11,23 +11,44 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 import medge
 from medge import console
 from medge.errors import MedgeError, RecipeError
-from medge.records import File, file_record, from_json, read_json, sha256_of_file, sha256_of_json, verify_files, write_json
+from medge.plugins import nearest
+from medge.records import (
+    File,
+    file_record,
+    from_json,
+    read_json,
+    sha256_of_json,
+    verify_files,
+    write_json,
+)
 
-__all__ = ["STAGES", "Inputs", "Stage", "code_sha256", "completed", "locked", "newest_run", "required", "run_folder", "step"]
+__all__ = [
+    "STAGES",
+    "Inputs",
+    "Stage",
+    "completed",
+    "existing_run",
+    "locked",
+    "newest_run",
+    "required",
+    "run_folder",
+    "step",
+]
 
 STAGES = ("data", "finetune", "compress", "compile", "validate", "profile", "select", "package")
 RUNS = Path("runs")
+_START = "Start one: medge run RECIPE, or medge finetune --data DIR."
 
 
 @dataclass(frozen=True)
@@ -40,11 +61,19 @@ class Stage:
     sha256: str
     values: Mapping[str, Any]
     seconds: float
+    inputs: Mapping[str, str]
     skipped: bool
 
 
 Inputs = Mapping[str, Stage]
-StageFunction = Callable[[Any, Inputs, Path, int], dict[str, Any]]  # section, inputs, work folder, seed -> values
+
+
+class StageModule(Protocol):
+    """A file of medge/stages/. It may also have `fingerprint(section) -> str`: what it depends on outside the run."""
+
+    def run(self, section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+        """Writes its files below `work`; returns values for its record (JSON, no times of day)."""
+        ...
 
 
 def run_folder(name: str) -> Path:
@@ -54,11 +83,19 @@ def run_folder(name: str) -> Path:
     return folder
 
 
+def existing_run(name: str) -> Path:
+    """`runs/<name>`. Raises RecipeError, with the names there are, where it is not a run."""
+    if not (RUNS / name / "recipe.yaml").is_file():
+        known = sorted(p.parent.name for p in RUNS.glob("*/recipe.yaml"))
+        raise RecipeError(f"There is no run '{name}' under runs/.", fix=nearest(name, known) if known else _START)
+    return RUNS / name
+
+
 def newest_run() -> Path:
     """The run that a command without --run continues. Raises RecipeError where there is none."""
     runs = [p.parent for p in RUNS.glob("*/recipe.yaml")]
     if not runs:
-        raise RecipeError("There is no run under runs/.", fix="Start one: medge run RECIPE, or medge finetune --data DIR.")
+        raise RecipeError("There is no run under runs/.", fix=_START)
     return max(runs, key=lambda folder: (folder / "recipe.yaml").stat().st_mtime_ns)
 
 
@@ -80,11 +117,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def step(run: Path, name: str, section: BaseModel, inputs: Inputs, function: StageFunction, *, seed: int) -> Stage:
+def step(run: Path, name: str, section: BaseModel, inputs: Inputs, module: StageModule, *, seed: int) -> Stage:
     """Runs a stage, or skips it where its record shows that nothing it was made from has changed."""
-    key = sha256_of_json(
-        [name, section.model_dump(mode="json"), seed, {k: v.sha256 for k, v in inputs.items()}, code_sha256(name)]
-    )
+    outside = getattr(module, "fingerprint", lambda _: "")(section)
+    parents = {parent: stage.sha256 for parent, stage in inputs.items()}
+    key = sha256_of_json([name, medge.__version__, section.model_dump(mode="json"), seed, parents, outside])
     done = completed(run, name)
     if done is not None and done.key == key and _is_whole(done):
         console.say(f"[dim]{name}: unchanged, skipped[/dim]")
@@ -93,7 +130,7 @@ def step(run: Path, name: str, section: BaseModel, inputs: Inputs, function: Sta
     console.say(f"[bold]{name}[/bold]")
     start = time.monotonic()
     try:
-        values = function(section, inputs, partial, seed)
+        values = module.run(section, inputs, partial, seed)
         return _finish(run, name, partial, key, section, inputs, values, time.monotonic() - start)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
@@ -111,7 +148,16 @@ def completed(run: Path, name: str) -> Stage | None:
     if not path.is_file():
         return None
     record = read_json(path)
-    return Stage(name, folder, record["key"], sha256_of_json(_identity(record)), record["values"], record["seconds"], True)
+    return Stage(
+        name,
+        folder,
+        record["key"],
+        sha256_of_json(_identity(record)),
+        record["values"],
+        record["seconds"],
+        record["inputs"],
+        True,
+    )
 
 
 def required(run: Path, name: str) -> Stage:
@@ -119,12 +165,14 @@ def required(run: Path, name: str) -> Stage:
     stage = completed(run, name)
     if stage is None:
         raise RecipeError(f"{run} has no finished {name} stage.", fix=f"Run it first: medge {name} --run {run.name}.")
+    for parent, sha256 in stage.inputs.items():
+        current = completed(run, parent)
+        if current is None or current.sha256 != sha256:
+            raise RecipeError(
+                f"{run}: the {name} stage was made from another {parent} stage than the one that is there now.",
+                fix=f"Repeat it: medge {name} --run {run.name}.",
+            )
     return stage
-
-
-def code_sha256(name: str) -> str:
-    """What of the code a stage depends on: medge's version. Another version repeats the stage."""
-    return f"medge {medge.__version__} {name}"
 
 
 def _identity(record: dict[str, Any]) -> list[Any]:
@@ -190,4 +238,6 @@ def _finish(
         os.replace(partial, folder)
     (folder / ".key").unlink(missing_ok=True)
     saved = read_json(folder / "record.json")
-    return Stage(name, folder, key, sha256_of_json(_identity(saved)), saved["values"], saved["seconds"], False)
+    return Stage(
+        name, folder, key, sha256_of_json(_identity(saved)), saved["values"], saved["seconds"], saved["inputs"], False
+    )

@@ -1,0 +1,218 @@
+"""The command line: parse, call the pipeline, print what came of it. Nothing is decided here.
+
+stdout holds results (with --json one document); progress, tables and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from medge.errors import MedgeError
+from medge.records import NOTICE
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help=f"Compress, compile, prove not worse, ship: medical image classifiers for the edge. [dim]{NOTICE}[/dim]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at images before anything is trained on them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Run = Annotated[str | None, typer.Option("--run", metavar="NAME", help="The run under runs/; else the newest.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import medge
+
+        typer.echo(f"medge {medge.__version__} ({NOTICE})")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; examples are in recipes/.")],
+    settings: Set = None,
+    name: Annotated[
+        str | None, typer.Option("--run", metavar="NAME", help="Its name under runs/; else the recipe's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Everything from images to a verified bundle; repeat it to continue where it stopped."""
+    from medge import commands
+
+    _finish(commands.run_recipe(recipe, settings or [], name=name), json)
+
+
+@app.command()
+def finetune(
+    data: Annotated[
+        Path | None, typer.Option(help="Class folders, or a folder with a manifest.csv: starts a run.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A timm model, e.g. efficientnet_b0.")] = None,
+    weights: Annotated[str | None, typer.Option(help="timm, PATH, package:efficientnet-lite0 or none.")] = None,
+    name: Run = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Fine-tune a timm model on a folder of images."""
+    from medge import commands
+
+    changes = [
+        f"finetune.{key}={value}" for key, value in (("model", model), ("weights", weights)) if value is not None
+    ]
+    folder, recipe = commands.start(data, name, [*changes, *(settings or [])])
+    _finish(commands.run_stages(folder, recipe, ("data", "finetune")), json)
+
+
+@app.command()
+def compress(
+    int8: Annotated[bool, typer.Option("--int8", help="PTQ first, QAT where its gate does not pass.")] = False,
+    name: Run = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Make the recipe's variants (or int8 alone) and gate each on validation images."""
+    from medge import commands
+
+    changes = ["compress.variants={int8: {first_passing: [[ptq], [qat]]}}"] if int8 else []
+    _continue("compress", name, [*changes, *(settings or [])], json, commands)
+
+
+@app.command("compile")
+def compile_(name: Run = None, settings: Set = None, json: Json = False) -> None:
+    """Build an engine of every variant for every backend."""
+    from medge import commands
+
+    _continue("compile", name, settings, json, commands)
+
+
+@app.command()
+def validate(name: Run = None, settings: Set = None, json: Json = False) -> None:
+    """Judge every engine, on its own outputs, against the float model."""
+    from medge import commands
+
+    _continue("validate", name, settings, json, commands)
+
+
+@app.command()
+def profile(
+    device: Annotated[str | None, typer.Option(help="Where to measure: local.")] = None,
+    name: Run = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Measure the latency of all engines in interleaved blocks."""
+    from medge import commands
+
+    changes = [f"profile.device={device}"] if device else []
+    _continue("profile", name, [*changes, *(settings or [])], json, commands)
+
+
+@app.command()
+def select(
+    engine: Annotated[str | None, typer.Option(help="Choose this engine by hand, e.g. int8/openvino-int8.")] = None,
+    prefer: Annotated[str | None, typer.Option(help="latency, size or auc.")] = None,
+    name: Run = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Choose the operating point: an engine and its threshold."""
+    from medge import commands
+
+    changes = [f"select.{key}={value}" for key, value in (("engine", engine), ("prefer", prefer)) if value is not None]
+    _continue("select", name, [*changes, *(settings or [])], json, commands)
+
+
+@app.command()
+def package(name: Run = None, settings: Set = None, json: Json = False) -> None:
+    """Write the verified bundle to deploy/."""
+    from medge import commands
+
+    _continue("package", name, settings, json, commands)
+
+
+@app.command()
+def report(name: Run = None, json: Json = False) -> None:
+    """Write the report of a run again."""
+    from medge import commands
+
+    _finish(commands.report_of(name), json)
+
+
+@data_app.command("inspect")
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Class folders, or a folder with a manifest.csv.")],
+    settings: Set = None,
+    json: Json = False,
+) -> None:
+    """Count classes, groups and splits; find unreadable, leaking and duplicate images."""
+    from medge import commands
+
+    _finish(commands.inspect(path, settings or []), json)
+
+
+def _continue(stage: str, name: str | None, settings: Sequence[str] | None, json: bool, commands: Any) -> None:
+    folder, recipe = commands.start(None, name, settings or [])
+    _finish(commands.run_stages(folder, recipe, (stage,)), json)
+
+
+def _finish(outcome: Any, json: bool) -> None:
+    """Prints an outcome; exit 5 where a gate did not pass."""
+    if json:
+        import json as standard
+
+        typer.echo(standard.dumps(outcome.document, indent=2, allow_nan=False))
+    else:
+        outcome.show()
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    typer.echo("\nstopped; the same command continues where it was", err=True)
+    sys.exit(128 + number)
+
+
+def main() -> NoReturn:
+    """The `medge` command. A MedgeError becomes its message and exit code; a bug keeps its traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except MedgeError as error:
+        if "--json" in sys.argv:
+            import json
+
+            document = {"error": error.message, "fix": error.fix, "exit_code": error.exit_code, "notice": NOTICE}
+            typer.echo(json.dumps(document, indent=2))
+        typer.secho(f"error: {error.message}", fg="red", err=True)
+        if error.fix:
+            typer.echo(f"  fix: {error.fix}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)
+    sys.exit(0)

@@ -1,0 +1,163 @@
+"""What the commands do, without the command line: find the run, change its recipe, call the pipeline."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medge import console, pipeline, workspace
+from medge.errors import DataError, RecipeError
+from medge.recipe import Recipe, load, parse, with_settings
+from medge.records import NOTICE
+from medge.workspace import Stage
+
+__all__ = ["Outcome", "inspect", "report_of", "run_recipe", "run_stages", "start"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found: a JSON document, how to show it to a person, and the exit code."""
+
+    document: dict[str, Any]
+    show: Callable[[], None]
+    exit_code: int = 0
+
+
+def run_recipe(path: Path, settings: Sequence[str], *, name: str | None) -> Outcome:
+    """Every stage of a recipe in `runs/<name>`, the recipe's name if None."""
+    recipe = load(path, settings)
+    return run_stages(workspace.run_folder(_checked(name or recipe.name)), recipe, workspace.STAGES)
+
+
+def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple[Path, Recipe]:
+    """The run a command continues, with its recipe changed; with `data` a run of that folder, made if need be."""
+    if data is None:
+        folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
+        return folder, load(folder / "recipe.yaml", settings)
+    run = _checked(name or data.resolve().name)
+    old = workspace.RUNS / run / "recipe.yaml"
+    value: dict[str, Any] = yaml.safe_load(old.read_text(encoding="utf-8")) if old.is_file() else {"name": run}
+    value["data"] = {**value.get("data", {}), **data_keys(data)}
+    recipe = parse(with_settings(value, settings), origin="the command line")
+    return workspace.run_folder(run), recipe
+
+
+def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
+    """Runs stages, writes the report whatever the verdicts, and says what came of it."""
+    from medge import report
+
+    done = pipeline.run(recipe, folder, stages=stages)
+    page = report.write(folder)
+    last = list(done.values())[-1]
+    verdict = str(last.values.get("verdict", "pass"))
+    bundle = pipeline.published(done)
+    document = {
+        "run": folder.as_posix(),
+        "verdict": verdict,
+        "report": page.as_posix(),
+        "bundle": bundle.as_posix() if bundle else None,
+        "stages": {stage.name: _summary(stage) for stage in done.values()},
+        "notice": NOTICE,
+    }
+    exit_code = 0 if verdict in pipeline.GOES_ON else 5
+    return Outcome(document, lambda: _show_run(folder, done, verdict, page, bundle), exit_code)
+
+
+def report_of(name: str | None) -> Outcome:
+    """The report of a run, written again from its records."""
+    from medge import report
+
+    folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
+    page = report.write(folder)
+    document = {"run": folder.as_posix(), "report": page.as_posix(), "notice": NOTICE}
+    return Outcome(document, lambda: console.say(f"report  {page}"))
+
+
+def inspect(path: Path, settings: Sequence[str]) -> Outcome:
+    """What `medge data inspect` finds in a folder."""
+    from medge.data.inspect import inspect as look
+    from medge.data.inspect import show
+
+    recipe = parse(with_settings({"data": data_keys(path)}, settings), origin="the command line")
+    found = look(recipe.data, recipe.seed)
+    document = {**found, "notice": NOTICE}
+    return Outcome(document, lambda: show(found), 2 if found.get("problems") else 0)
+
+
+def data_keys(path: Path) -> dict[str, Any]:
+    """The recipe's data keys for a folder: its manifest's columns where it has one, else class folders."""
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder.", fix="Name a folder of class folders, or one with a manifest.csv.")
+    for name in ("manifest.csv", "metadata.csv"):
+        if (path / name).is_file():
+            return {"source": "csv", "path": str(path), "manifest": name, "columns": _columns(path / name)}
+    return {"source": "folder", "path": str(path)}
+
+
+_KNOWN_COLUMNS = {
+    "path": ("path", "file", "filename", "image", "image_path"),
+    "label": ("label", "class", "target", "diagnosis"),
+    "group": ("group", "patient_id", "patient", "lesion_id", "subject_id"),
+}
+
+
+def _columns(manifest: Path) -> dict[str, str]:
+    with open(manifest, encoding="utf-8", newline="") as stream:
+        header = next(csv.reader(stream), [])
+    found = {key: next((n for n in names if n in header), None) for key, names in _KNOWN_COLUMNS.items()}
+    missing = [key for key in ("path", "label") if found[key] is None]
+    if missing:
+        raise RecipeError(
+            f"{manifest} has no column for {' and '.join(missing)} (it has: {', '.join(header)}).",
+            fix="Name them: --set data.columns.path=COLUMN --set data.columns.label=COLUMN, or rename the columns.",
+        )
+    return {key: column for key, column in found.items() if column}
+
+
+def _checked(name: str) -> str:
+    if not name or name in (".", "..") or not set(name) <= _NAME_CHARACTERS or name[0] in ".-":
+        raise RecipeError(f"{name!r} cannot be a run's name.", fix="Use letters, digits, '.', '_' and '-': --run NAME.")
+    return name
+
+
+_NAME_CHARACTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def _summary(stage: Stage) -> Mapping[str, Any]:
+    return {
+        "folder": stage.folder.as_posix(),
+        "sha256": stage.sha256,
+        "skipped": stage.skipped,
+        "seconds": stage.seconds,
+        "values": stage.values,
+    }
+
+
+def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path, bundle: Path | None) -> None:
+    from rich.table import Table
+
+    from medge import report
+
+    rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
+    if rows:
+        table = Table(title=f"{folder.name}: engines against the float model", title_justify="left")
+        for column in rows[0]:
+            table.add_column(column, justify="left" if column in ("engine", "verdict") else "right")
+        for row in rows:
+            table.add_row(*row.values())
+        console.stderr.print(table)
+    sentence = done["select"].values.get("sentence") if "select" in done else None
+    if sentence:
+        console.say(f"[bold]{sentence}[/bold]")
+    colour = "green" if verdict in pipeline.GOES_ON else "red"
+    console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
+    console.stderr.print(f"report  {page}", soft_wrap=True)
+    if bundle:
+        console.stderr.print(f"bundle  {bundle}", soft_wrap=True)
+        console.stderr.print(f"try     python3 {bundle}/medge-runtime.pyz selftest", soft_wrap=True)
+    console.say(f"[dim]{NOTICE}[/dim]")
