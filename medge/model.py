@@ -91,10 +91,10 @@ def specify(timm_name: str, *, classes: int, head: str, dropout: float, size: in
     name, _, tag = timm_name.partition(".")
     if not timm.is_model(name):
         raise RecipeError(f"timm has no model '{timm_name}'.", fix=_nearest(name, timm.list_models()))
-    config = timm.models.get_pretrained_cfg(timm_name, allow_unregistered=False)
-    if config is None and tag:
-        known = [full for full in timm.list_pretrained(f"{name}.*") if full.partition(".")[0] == name]
-        raise RecipeError(f"timm has no weights '{tag}' of {name}.", fix=_nearest(timm_name, known))
+    tags = [full for full in timm.list_pretrained(f"{name}*") if full.partition(".")[0] == name]
+    if tag and timm_name not in tags:
+        raise RecipeError(f"timm has no weights '{tag}' of {name}.", fix=_nearest(timm_name, tags))
+    config = timm.models.get_pretrained_cfg(timm_name)
     if head not in HEADS:
         raise RecipeError(f"No head '{head}'.", fix=_nearest(head, list(HEADS)))
     mean, std = (

@@ -1,8 +1,8 @@
 """Makes `import torchvision` (and so `import timm`) work beside a CPU-only torch.
 
 torchvision's Linux wheel is a CUDA build. Where its extension cannot load, the import fails with "operator
-torchvision::nms does not exist", because torchvision registers a fake kernel for an operator that only the extension
-defines. Declaring the two schemas is enough; medge uses neither operator. Call `define_missing` before the first import.
+torchvision::nms does not exist": torchvision registers a fake kernel for an operator that only the extension defines.
+Declaring the two schemas is enough; medge uses neither operator. Call `define_missing` before the first import.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def define_missing() -> bool:
     """True where the schemas had to be declared; False where torchvision is absent, imported or loads by itself."""
     if _declared or "torchvision" in sys.modules or _extension_loads():
         return False
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in _SCHEMAS:
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     _declared.append(library)
     return True
 
@@ -38,7 +38,7 @@ def _extension_loads() -> bool:
     folder = Path(next(iter(spec.submodule_search_locations)))
     for path in sorted(p for p in folder.glob("_C*") if p.suffix in (".so", ".pyd", ".dylib")):
         try:
-            torch.ops.load_library(str(path))
+            torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
         except OSError:
             return False
         return True
