@@ -1,0 +1,146 @@
+"""The machine medge runs on, as Linux shows it: what it is (`facts`) and how it is just now (`state`).
+
+Every fact is read by a command that prints a file, so that another kind of machine can be asked the same questions
+over a link. What a machine does not show is None, and `missing` says why. Light ring.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from medge.errors import MissingError, ToolError
+
+__all__ = ["facts", "run_here", "state"]
+
+Run = Callable[[Sequence[str]], str]
+
+_SECONDS = 10
+
+# Of a processor's hundred flags, those that decide which kernels an engine takes.
+_FLAGS = (
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+
+
+def run_here(command: Sequence[str]) -> str:
+    """The standard output of a command on this machine. Raises MissingError, ToolError."""
+    try:
+        done = subprocess.run(list(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
+    except FileNotFoundError:
+        raise MissingError(f"There is no command '{command[0]}' here.") from None
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"'{' '.join(command)}' did not end within {_SECONDS} s.") from None
+    if done.returncode != 0:
+        raise ToolError(
+            done.stderr.decode(errors="replace").strip() or f"'{' '.join(command)}' exited {done.returncode}."
+        )
+    return done.stdout.decode(errors="replace")
+
+
+def facts(run: Run = run_here) -> Dict[str, Any]:
+    """What the machine is; does not change between two measurements. `missing`: {name: why it is None}."""
+    asked = _Asked(run)
+    asked.ask("cpu", "/proc/cpuinfo", _cpu_model)
+    asked.ask("cores", "/proc/cpuinfo", lambda text: sum(_key(line) == "processor" for line in text.splitlines()))
+    asked.ask("cpu_flags", "/proc/cpuinfo", _cpu_flags)
+    asked.ask("memory_mb", "/proc/meminfo", lambda text: round(_kilobytes(text, "MemTotal") * 1024 / 1e6))
+    asked.ask("kernel", "/proc/version", lambda text: text.split(" (")[0].strip())
+    asked.ask("system", "/etc/os-release", _pretty_name)
+    asked.ask("board", "/proc/device-tree/model", lambda text: text.rstrip("\0\n"))
+    if run is run_here:
+        asked.values["cores_allowed"] = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
+        asked.values["architecture"] = platform.machine()
+        asked.values["python"] = platform.python_version()
+    return asked.as_dict()
+
+
+def state(run: Run = run_here) -> Dict[str, Any]:
+    """How the machine is just now: to be asked before and after a measurement.
+
+    steal_seconds and cpu_pressure_seconds count up from the start of the machine: their differences matter.
+    """
+    cpu = "/sys/devices/system/cpu/cpu0/cpufreq"
+    asked = _Asked(run)
+    asked.ask("governor", f"{cpu}/scaling_governor", str.strip)
+    asked.ask("frequency_mhz", f"{cpu}/scaling_cur_freq", lambda text: round(int(text) / 1000))
+    if asked.values["frequency_mhz"] is None:
+        asked.ask("frequency_mhz", "/proc/cpuinfo", _cpuinfo_mhz)
+    asked.ask("temperature_c", "/sys/class/thermal/thermal_zone0/temp", lambda text: round(int(text) / 1000, 1))
+    asked.ask("load_1_minute", "/proc/loadavg", lambda text: float(text.split()[0]))
+    asked.ask("steal_seconds", "/proc/stat", lambda text: int(text.splitlines()[0].split()[8]) / 100)
+    asked.ask("cpu_pressure_seconds", "/proc/pressure/cpu", _pressure_seconds)
+    return asked.as_dict()
+
+
+class _Asked:
+    """Answers so far; a question that fails leaves None and the reason."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._texts: Dict[str, Any] = {}
+        self.values: Dict[str, Any] = {}
+        self._missing: Dict[str, str] = {}
+
+    def ask(self, name: str, path: str, read: Callable[[str], Any]) -> None:
+        self.values[name] = None
+        try:
+            self.values[name] = read(self._text(path))
+            self._missing.pop(name, None)
+        except (MissingError, ToolError) as error:
+            self._missing[name] = error.message
+        except (IndexError, KeyError, ValueError):
+            self._missing[name] = f"{path} does not say"
+
+    def as_dict(self) -> Dict[str, Any]:
+        return {**self.values, "missing": self._missing}
+
+    def _text(self, path: str) -> str:
+        if path not in self._texts:
+            self._texts[path] = self._run(["cat", path])
+        return str(self._texts[path])
+
+
+def _key(line: str) -> str:
+    return line.split(":")[0].strip()
+
+
+def _values_of(text: str, *keys: str) -> List[str]:
+    return [line.split(":", 1)[1].strip() for line in text.splitlines() if ":" in line and _key(line) in keys]
+
+
+def _cpu_model(text: str) -> str:
+    """`model name` on x86; arm64 names only the part, and on some boards the `Model`."""
+    named = _values_of(text, "model name") or _values_of(text, "Model", "Hardware")
+    if named:
+        return named[0]
+    return f"implementer {_values_of(text, 'CPU implementer')[0]} part {_values_of(text, 'CPU part')[0]}"
+
+
+def _cpu_flags(text: str) -> List[str]:
+    present = set(_values_of(text, "flags", "Features")[0].split())
+    return [flag for flag in _FLAGS if flag in present]
+
+
+def _cpuinfo_mhz(text: str) -> int:
+    return round(float(_values_of(text, "cpu MHz")[0]))
+
+
+def _kilobytes(text: str, name: str) -> int:
+    return int(_values_of(text, name)[0].split()[0])
+
+
+def _pretty_name(text: str) -> str:
+    pairs = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return pairs["PRETTY_NAME"].strip('"')
+
+
+def _pressure_seconds(text: str) -> Optional[float]:
+    """Seconds in which some task waited for a processor: the `total=` (microseconds) of the line `some`."""
+    words = next(line for line in text.splitlines() if line.startswith("some")).split()
+    return round(int(dict(word.split("=") for word in words[1:])["total"]) / 1e6, 3)

@@ -1,0 +1,157 @@
+"""Profile: how fast and how heavy every engine is on a device, beside each other and beside the float engine.
+
+Writes `latency.json` and `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block).
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medge import console, engines, interleave, plugins
+from medge.data import dataset
+from medge.errors import ToolError
+from medge.interleave import CONTROL, Interleaved, Series
+from medge.recipe import ProfileSection
+from medge.records import Engine, to_json, write_json
+from medge.runtime.bench import BLOCK, latency_of
+from medge.statistics.latency import Ratio, paired_ratio
+from medge.workspace import Inputs
+
+__all__ = ["AA_TOLERANCE", "run"]
+
+AA_TOLERANCE = 0.02  # two workers of one engine further apart than this: the machine was too restless to compare on
+_IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
+
+
+def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    """Measures every engine of the compile stage on `section.device`. Raises ToolError where not one could run."""
+    device = plugins.load("devices", section.device)
+    found = engines.load_all(inputs["compile"].folder)
+    threads = section.threads or _cores_allowed()
+    scratch = work / "scratch"
+    scratch.mkdir(exist_ok=True)
+    images = _write_images(inputs["data"].folder, scratch / "images.npy")
+    facts, before = device.facts(), device.state()
+    measured = interleave.measure(found, images=images, threads=threads, section=section, seed=seed, logs=scratch)
+    after = device.state()
+    if not set(measured.series) - {CONTROL}:
+        raise ToolError(
+            "Not one engine could be measured: " + " ".join(measured.failures.values()),
+            fix="Run the engine by itself: medge validate; it says what the backend refuses.",
+        )
+    _write_raw(work / "raw", measured.series)
+    report = {
+        "device": {"kind": section.device, "facts": facts, "before": before, "after": after},
+        "threads": threads,
+        "queries_per_block": BLOCK,
+        "blocks": measured.rounds,
+        "seconds": measured.seconds,
+        **_judged([engine for engine, _ in found], measured, seed=seed),
+    }
+    write_json(work / "latency.json", report)
+    return _values(report)
+
+
+def _cores_allowed() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write_images(data_folder: Path, path: Path) -> Path:
+    """A few validation images as a .npy file (time does not depend on which, and test images stay untouched)."""
+    data = dataset.load(data_folder)
+    np.save(path, data.read(data.indices("validation")[:_IMAGES]))
+    return path
+
+
+def _write_raw(folder: Path, series: dict[str, Series]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, one in series.items():
+        stem = name.replace("/", "__").replace(" ", "-")
+        with open(folder / f"{stem}.csv", "w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["block", "place", "query", "wall_ns", "block_cpu_ns"])
+            for block, (wall, cpu, place) in enumerate(zip(one.wall_ns, one.cpu_ns, one.order, strict=True)):
+                writer.writerows([block, place, query, value, cpu] for query, value in enumerate(wall))
+
+
+def _judged(found: list[Engine], measured: Interleaved, *, seed: int) -> dict[str, Any]:
+    """Latencies, and the ratio of each pair of engines, from the series alone."""
+    series = {name: one for name, one in measured.series.items() if name != CONTROL}
+    medians = {name: one.block_medians_ms() for name, one in series.items()}
+    sizes = {engine.name: engine.bytes for engine in found}
+    ratios = _all_ratios(medians, seed=seed)
+    return {
+        "reference": measured.reference,
+        "engines": {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()},
+        "ratio_to_float": {e.name: _to_own_float(e, ratios) for e in found if e.name in series},
+        "ratio_to_reference": {name: _to(name, measured.reference, ratios) for name in series},
+        "ratios": ratios,
+        "aa_control": _control(measured, seed=seed),
+        "failures": measured.failures,
+    }
+
+
+def _all_ratios(medians: dict[str, NDArray[np.float64]], *, seed: int) -> dict[str, dict[str, Any]]:
+    """{a: {b: ratio of a to b with its interval}} for every ordered pair."""
+    ratios: dict[str, dict[str, Any]] = {name: {} for name in medians}
+    for a, b in itertools.combinations(medians, 2):
+        ratio = paired_ratio(medians[a], medians[b], seed=seed)
+        ratios[a][b], ratios[b][a] = _rounded(ratio), _rounded(ratio.inverse())
+    return ratios
+
+
+def _rounded(ratio: Ratio) -> dict[str, float]:
+    return {key: round(value, 5) for key, value in to_json(ratio).items()}
+
+
+def _latency(one: Series) -> dict[str, Any]:
+    latency = latency_of(one.all_ns(), first_inference_ms=one.first_inference_ms, peak_memory_mb=one.peak_memory_mb)
+    wall = sum(one.all_ns())
+    return {**to_json(latency), "cold_start_ms": one.cold_start_ms, "cpu_per_wall": round(sum(one.cpu_ns) / wall, 3)}
+
+
+def _to_own_float(engine: Engine, ratios: dict[str, Any]) -> dict[str, Any] | None:
+    """To the uncompressed float32 engine of the same backend; None where that was not measured."""
+    return _to(engine.name, f"float/{engine.backend}-float32", ratios)
+
+
+def _to(name: str, other: str | None, ratios: dict[str, Any]) -> dict[str, Any] | None:
+    if other is None or other not in ratios:
+        return None
+    if name == other:
+        return {"to": other, "ratio": 1.0, "lower": 1.0, "upper": 1.0}
+    return {"to": other, **ratios[name][other]}
+
+
+def _control(measured: Interleaved, *, seed: int) -> dict[str, Any]:
+    """The same engine in two workers. `verdict`: stable, unstable, or not measured (with the reason)."""
+    reference = measured.reference
+    if reference is None or CONTROL not in measured.series or reference not in measured.series:
+        reason = measured.failures.get(CONTROL) or "there is no measured float32 engine of the variant 'float'"
+        return {"engine": reference, "verdict": "not measured", "reason": reason}
+    ratio: Ratio = paired_ratio(
+        measured.series[CONTROL].block_medians_ms(), measured.series[reference].block_medians_ms(), seed=seed
+    )
+    stable = abs(ratio.ratio - 1) <= AA_TOLERANCE
+    if not stable:
+        console.warn(f"the same engine twice gave a ratio of {ratio.ratio:.3f}: latencies from this run are unstable.")
+    verdict = "stable" if stable else "unstable"
+    return {"engine": reference, **_rounded(ratio), "tolerance": AA_TOLERANCE, "verdict": verdict}
+
+
+def _values(report: dict[str, Any]) -> dict[str, Any]:
+    keys = ("p50_ms", "p90_ms", "peak_memory_mb", "bytes")
+    return {
+        "engines": {name: {key: one[key] for key in keys} for name, one in report["engines"].items()},
+        "reference": report["reference"],
+        "threads": report["threads"],
+        "aa_control": report["aa_control"]["verdict"],
+        "failures": report["failures"],
+    }
