@@ -60,7 +60,7 @@ class DataSet:
     def read(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.uint8]:
         """Images uint8 [n, height, width, 3], in the order of `indices`. Raises IndexError, IntegrityError."""
         rows = np.asarray(indices, dtype=np.int64).ravel()
-        if rows.size and not (0 <= rows.min() and rows.max() < len(self)):
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a data set of {len(self)} images")
         size = self.preprocess.height * self.preprocess.width * 3
         images = np.empty((rows.size, self.preprocess.height, self.preprocess.width, 3), dtype=np.uint8)
@@ -68,7 +68,7 @@ class DataSet:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             for image, row in zip(images, rows.tolist(), strict=True):
-                _read_exactly(descriptor, memoryview(image).cast("B"), offset=row * size, path=path)
+                _read_exactly(descriptor, image.data.cast("B"), offset=row * size, path=path)
         finally:
             os.close(descriptor)
         return images
