@@ -1,0 +1,62 @@
+"""Writes docs/recipes.md from the recipe's models: `python docs/recipe_reference.py`. A test keeps the page current."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from medge import plugins
+from medge.recipe import Recipe, Section
+
+PAGE = Path(__file__).with_name("recipes.md")
+
+
+def page() -> str:
+    """The reference as Markdown: every section, key and default."""
+    lines = [
+        "# Every key of a recipe",
+        "",
+        "Made by `python docs/recipe_reference.py`. `--set KEY=VALUE` changes a key on the command line: `--set data.size=160`.",
+        "",
+    ]
+    lines += _section("", Recipe)
+    lines += ["## Options of compressors", "", "Used as `variants: {NAME: [ptq]}` or `[{qat: {epochs: 2}}]`.", ""]
+    for name in plugins.names("compressors"):
+        options = plugins.load("compressors", name).Options
+        lines += [f"### {name}", "", *_rows([(f.name, f.default) for f in dataclasses.fields(options)])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(prefix: str, section: type[Section]) -> list[str]:
+    rows: list[tuple[str, Any]] = []
+    inner: list[str] = []
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+        if nested is not None and not str(field.annotation).startswith("dict"):
+            inner += _section(f"{key}.", nested)
+        else:
+            rows.append((key, field.default))
+    title = prefix.rstrip(".") or "top level"
+    doc = " ".join((section.__doc__ or "").split())
+    return [f"## {title}", "", doc, "", *_rows(rows), *inner]
+
+
+def _rows(rows: list[tuple[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    body = [f"| `{key}` | {_default(value)} |" for key, value in rows]
+    return ["| key | default |", "|---|---|", *body, ""]
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, dict) and value and all(isinstance(v, Section) for v in value.values()):
+        return "`int8`: `ptq`, then `qat` where its gate does not pass"
+    text = str(list(value)) if isinstance(value, tuple) else str(value)
+    return f"`{text}`".replace("|", "\\|") if value is not None else "none"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
