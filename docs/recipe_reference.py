@@ -17,7 +17,7 @@ def page() -> str:
     lines = [
         "# Every key of a recipe",
         "",
-        "Made by `python docs/recipe_reference.py`. `--set KEY=VALUE` changes a key on the command line: `--set data.size=160`.",
+        "Made by `python docs/recipe_reference.py`. `--set KEY=VALUE` changes a key: `--set data.size=160`.",
         "",
     ]
     lines += _section("", Recipe)

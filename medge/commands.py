@@ -42,7 +42,7 @@ def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple
     run = _checked(name or data.resolve().name)
     old = workspace.RUNS / run / "recipe.yaml"
     value: dict[str, Any] = yaml.safe_load(old.read_text(encoding="utf-8")) if old.is_file() else {"name": run}
-    value["data"] = {**value.get("data", {}), **data_keys(data)}
+    value["data"] = {**value.get("data", {}), **data_keys(data, settings)}
     recipe = parse(with_settings(value, settings), origin="the command line")
     return workspace.run_folder(run), recipe
 
@@ -80,22 +80,22 @@ def report_of(name: str | None) -> Outcome:
 
 def inspect(path: Path, settings: Sequence[str]) -> Outcome:
     """What `medge data inspect` finds in a folder."""
+    recipe = parse(with_settings({"data": data_keys(path, settings)}, settings), origin="the command line")
     from medge.data.inspect import inspect as look
     from medge.data.inspect import show
 
-    recipe = parse(with_settings({"data": data_keys(path)}, settings), origin="the command line")
     found = look(recipe.data, recipe.seed)
     document = {**found, "notice": NOTICE}
     return Outcome(document, lambda: show(found), 2 if found.get("problems") else 0)
 
 
-def data_keys(path: Path) -> dict[str, Any]:
+def data_keys(path: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     """The recipe's data keys for a folder: its manifest's columns where it has one, else class folders."""
     if not path.is_dir():
         raise DataError(f"{path} is not a folder.", fix="Name a folder of class folders, or one with a manifest.csv.")
     for name in ("manifest.csv", "metadata.csv"):
         if (path / name).is_file():
-            return {"source": "csv", "path": str(path), "manifest": name, "columns": _columns(path / name)}
+            return {"source": "csv", "path": str(path), "manifest": name, "columns": _columns(path / name, settings)}
     return {"source": "folder", "path": str(path)}
 
 
@@ -106,11 +106,12 @@ _KNOWN_COLUMNS = {
 }
 
 
-def _columns(manifest: Path) -> dict[str, str]:
+def _columns(manifest: Path, settings: Sequence[str]) -> dict[str, str]:
     with open(manifest, encoding="utf-8", newline="") as stream:
         header = next(csv.reader(stream), [])
     found = {key: next((n for n in names if n in header), None) for key, names in _KNOWN_COLUMNS.items()}
-    missing = [key for key in ("path", "label") if found[key] is None]
+    named = {setting.partition("=")[0] for setting in settings}
+    missing = [key for key in ("path", "label") if found[key] is None and f"data.columns.{key}" not in named]
     if missing:
         raise RecipeError(
             f"{manifest} has no column for {' and '.join(missing)} (it has: {', '.join(header)}).",

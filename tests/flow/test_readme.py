@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 
-# What makes the commands quick on a few hundred small images; the margins are wide because so few images decide nothing.
+# What makes the commands quick on a few hundred small images; the margins are wide: so few images decide nothing.
 SMALL = [
     "finetune.weights=none",
     "data.size=64",
