@@ -1,0 +1,148 @@
+"""OpenVINO on the CPU. The engine is OpenVINO's own pair of files, model.xml and model.bin.
+
+The precision in which a float graph runs is a choice at start, not in the files, and OpenVINO falls back in silence
+(float16 asked, bfloat16 used): so it is always set, read back and compared.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from medge.backends import QUANTISED, check_image, check_ports, check_precision, present
+from medge.errors import MissingError, ToolError
+from medge.protocols import QuantRules, Session
+
+__all__ = ["PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "versions"]
+
+PACKAGE = "openvino"
+PRECISIONS = ("float32", "bfloat16", "float16")
+QUANT = QuantRules(activations="as-is")
+
+# What a quantised graph leaves in float runs in float32: bfloat16 there changed decisions and saved nothing.
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", QUANTISED: "f32"}
+_CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", QUANTISED: "INT8"}
+_INSTALL = "Install it: pip install openvino."
+
+Array = Any
+
+
+def missing(precision: str) -> Optional[str]:
+    """None where openvino can be imported and the processor has the precision in hardware."""
+    check_precision("openvino", precision, PRECISIONS)
+    try:
+        core = _package().Core()
+    except MissingError as error:
+        return f"{error.message} {error.fix}"
+    has = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if _CAPABILITIES[precision] in has:
+        return None
+    return (
+        f"This processor has no {precision} (OpenVINO sees {', '.join(has)}). Build on a machine that has, or drop it."
+    )
+
+
+def versions() -> Dict[str, str]:
+    """The version of openvino. Raises MissingError."""
+    return {"openvino": _package().__version__}
+
+
+def build(onnx: Path, folder: Path, *, precision: str) -> List[str]:
+    """Converts the ONNX to `folder/model.xml` and `model.bin`, the same bytes every time. Weights are stored in
+    float16 only for the precision float16. Raises MissingError, ToolError."""
+    check_precision("openvino", precision, PRECISIONS)
+    ov = _package()
+    try:
+        # convert_model, not Core.read_model: only it fuses Minimum/Maximum to ReLU6 (0.45 against 0.59 of float32).
+        model = ov.convert_model(str(onnx))
+        _make_reproducible(model)
+        folder.mkdir(parents=True, exist_ok=True)
+        ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=precision == "float16")
+    except RuntimeError as error:
+        raise ToolError(f"OpenVINO refused {onnx.name}: {error}", fix="Check the model with medge's lint.") from error
+    return ["model.xml", "model.bin"]
+
+
+def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -> Session:
+    """A session on the CPU with `threads` threads. Raises MissingError where a file, the package or the precision is
+    missing, ToolError where OpenVINO would run in another precision than the one asked for."""
+    check_precision("openvino", precision, PRECISIONS)
+    xml, weights = present(folder, files, [".xml", ".bin"])
+    ov = _package()
+    wanted = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "EXECUTION_MODE_HINT": "PERFORMANCE",
+    }
+    try:
+        core = ov.Core()
+        compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", wanted)
+    except RuntimeError as error:
+        raise ToolError(f"OpenVINO refused {xml.name}: {error}", fix="Compile it again: medge compile.") from error
+    _refuse_fallback(compiled, precision)
+    return _Running(compiled)
+
+
+class _Running:
+    """A loaded engine: one request, its tensors allocated once; every run returns arrays of its own."""
+
+    def __init__(self, compiled: Any) -> None:
+        inputs = [(p.get_any_name(), p.element_type.to_string(), tuple(p.shape)) for p in compiled.inputs]
+        inputs = [(name, _DTYPES.get(dtype, dtype), shape) for name, dtype, shape in inputs]
+        _, self._shape = check_ports(inputs, [p.get_any_name() for p in compiled.outputs])
+        self._request = compiled.create_infer_request()
+        self._image = self._request.get_input_tensor().data
+        self._logits = self._request.get_tensor("logits").data
+        self._features = self._request.get_tensor("features").data
+        # start_async and wait, because infer() builds a dictionary of outputs at every call.
+        self._start, self._wait = self._request.start_async, self._request.wait
+
+    def run(self, images: Array) -> Tuple[Array, Array]:
+        """uint8 [1, height, width, 3] -> logits float32 [1, classes], features float32 [1, dimensions]."""
+        check_image(images, self._shape)
+        np.copyto(self._image, images)
+        self._start()
+        self._wait()
+        return self._logits.copy(), self._features.copy()
+
+
+_DTYPES = {"u8": "uint8"}
+
+
+def _package() -> Any:
+    """openvino, without `openvino_telemetry`: importing openvino sends an event where that package is found."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingError(f"openvino cannot be imported ({error}).", fix=_INSTALL) from error
+    return openvino
+
+
+def _make_reproducible(model: Any) -> None:
+    """Drops what differs between two builds of one graph: paths, versions and names made of a running counter."""
+    notes = model.get_rt_info()
+    for key in list(notes.keys()):
+        del notes[key]
+    for number, op in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Za-z]\w*_\d+", op.get_friendly_name()):
+            op.set_friendly_name(f"{op.get_type_name()}_{number}")
+
+
+def _refuse_fallback(compiled: Any, precision: str) -> None:
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    devices = list(compiled.get_property("EXECUTION_DEVICES"))
+    if used != _HINTS[precision]:
+        raise MissingError(
+            f"OpenVINO would run this {precision} engine in {used}: the processor has no {precision}.",
+            fix="Use another precision on this machine.",
+        )
+    if devices != ["CPU"]:
+        raise ToolError(f"OpenVINO would run on {', '.join(devices)}, not on the CPU.", fix="Report this.")
