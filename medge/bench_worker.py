@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from medge import errors
 from medge.errors import ToolError
 from medge.records import Engine
 
@@ -39,9 +41,16 @@ class BenchWorker:
         self._log = log
         self._start = time.monotonic()
         self.cold_start_ms: float | None = None
+        root = str(Path(errors.__file__).resolve().parent.parent)  # medge may be on sys.path without being installed
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         with open(log, "wb") as stderr:
             self._process = subprocess.Popen(
-                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, bufsize=0
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                bufsize=0,
+                env={**os.environ, "PYTHONPATH": path},
             )
 
     def __enter__(self) -> BenchWorker:

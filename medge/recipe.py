@@ -236,8 +236,9 @@ class SelectLimits(Section):
 
 
 class SelectSection(Section):
-    """Which candidate ships."""
+    """Which candidate ships; `engine` names one by hand, and its verdict still counts."""
 
+    engine: str | None = None
     prefer: Literal["latency", "size", "auc"] = "latency"
     limits: SelectLimits = SelectLimits()
     accept_inconclusive: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 from medge.errors import MissingError, ToolError
 
@@ -67,7 +67,7 @@ def state(run: Run = run_here) -> Dict[str, Any]:
     """
     cpu = "/sys/devices/system/cpu/cpu0/cpufreq"
     asked = _Asked(run)
-    asked.ask("governor", f"{cpu}/scaling_governor", str.strip)
+    asked.ask("governor", f"{cpu}/scaling_governor", lambda text: text.split()[0])
     asked.ask("frequency_mhz", f"{cpu}/scaling_cur_freq", lambda text: round(int(text) / 1000))
     if asked.values["frequency_mhz"] is None:
         asked.ask("frequency_mhz", "/proc/cpuinfo", _cpuinfo_mhz)
@@ -140,7 +140,7 @@ def _pretty_name(text: str) -> str:
     return pairs["PRETTY_NAME"].strip('"')
 
 
-def _pressure_seconds(text: str) -> Optional[float]:
+def _pressure_seconds(text: str) -> float:
     """Seconds in which some task waited for a processor: the `total=` (microseconds) of the line `some`."""
-    words = next(line for line in text.splitlines() if line.startswith("some")).split()
-    return round(int(dict(word.split("=") for word in words[1:])["total"]) / 1e6, 3)
+    (some,) = (line for line in text.splitlines() if line.startswith("some"))
+    return round(int(dict(word.split("=") for word in some.split()[1:])["total"]) / 1e6, 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,21 @@ from medge.data import dataset
 from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.recipe import ProfileSection
-from medge.records import Engine, to_json, write_json
+from medge.records import Engine, sha256_of_json, to_json, write_json
 from medge.runtime.bench import BLOCK, latency_of
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 
-__all__ = ["AA_TOLERANCE", "run"]
+__all__ = ["AA_TOLERANCE", "fingerprint", "run"]
 
 AA_TOLERANCE = 0.02  # two workers of one engine further apart than this: the machine was too restless to compare on
 _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
+
+
+def fingerprint(section: ProfileSection) -> str:
+    """The machine: on another one the same engines are measured again."""
+    facts = plugins.load("devices", section.device).facts()
+    return sha256_of_json([facts[key] for key in ("cpu", "cores", "board", "memory_mb")])
 
 
 def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
@@ -71,7 +78,8 @@ def _write_images(data_folder: Path, path: Path) -> Path:
 
 
 def _write_raw(folder: Path, series: dict[str, Series]) -> None:
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left other engines' values
+    folder.mkdir()
     for name, one in series.items():
         stem = name.replace("/", "__").replace(" ", "-")
         with open(folder / f"{stem}.csv", "w", encoding="utf-8", newline="") as stream:
