@@ -193,7 +193,7 @@ def _without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_backbone(model: Classifier, state: Mapping[str, Tensor]) -> list[str]:
-    """Loads the backbone if `state` has all of it, else changes nothing. Returns the names missing or of other shape."""
+    """Loads the backbone if `state` has all of it, else nothing. Returns the names missing or of another shape."""
     own = model.backbone.state_dict()
     missing = [
         key
