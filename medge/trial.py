@@ -1,0 +1,174 @@
+"""The trial: is an engine not worse than the float model it was made from? A pure function of predictions tables.
+
+The protocol (margins, alpha, threshold rule, number of resamples) is the recipe's `validate` section; thresholds and
+temperatures come from validation images alone, the verdict from the judged ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medge import flips, operating
+from medge.errors import DataError
+from medge.gate import Check, checks, worst
+from medge.metrics import Metric, metrics, resampled_metrics, statistics_of
+from medge.pairing import Paired, pair
+from medge.predictions import Predictions, read
+from medge.recipe import ValidateSection
+from medge.records import sha256_of_json
+from medge.statistics.bootstrap import group_index, resample
+from medge.statistics.mcnemar import exact_p
+
+__all__ = ["Check", "Trial", "judge", "summary", "trial_of_files"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the trial found. Plain values only: `records.to_json` writes it.
+
+    metrics and confusion: {"float", "engine"}, the engine at the threshold of the recipe's `transfer`; confusion rows
+    are the truth. thresholds: plain probabilities before temperature (None for more than two classes). temperature:
+    the engine's. flips: see medge.flips. mcnemar: exact p of the changed rightness, reported only. images: judged
+    images of each class; repeated: further copies of an image, counted once. protocol_sha256: of the section.
+    """
+
+    verdict: str
+    checks: tuple[Check, ...]
+    metrics: dict[str, dict[str, Metric]]
+    confusion: dict[str, list[list[int]]]
+    flips: dict[str, Any]
+    thresholds: dict[str, float | None]
+    temperature: float
+    temperature_float: float
+    mcnemar: dict[str, float]
+    images: dict[str, int]
+    groups: int
+    repeated: int
+    protocol_sha256: str
+
+
+def judge(
+    float_validation: Predictions,
+    engine_validation: Predictions,
+    float_judged: Predictions,
+    engine_judged: Predictions,
+    *,
+    section: ValidateSection,
+    seed: int,
+) -> Trial:
+    """Judges an engine on `*_judged` with thresholds and temperatures fitted on `*_validation`.
+
+    The order of rows does not matter. Raises DataError where tables do not fit together or cannot be judged (see
+    medge.pairing), RecipeError for an unknown threshold rule.
+    """
+    validation = pair(float_validation, engine_validation, name="validation")
+    same = float_judged is float_validation and engine_judged is engine_validation
+    judged = validation if same else pair(float_judged, engine_judged, name="judged")
+    if judged.classes != validation.classes:
+        raise DataError(
+            f"The validation tables have {validation.classes} classes, the judged ones {judged.classes}.",
+            fix="Take both from the same model.",
+        )
+    return _judge(judged, operating.fit(validation, section.threshold), section, seed)
+
+
+def trial_of_files(
+    float_csv: Path, engine_csv: Path, *, section: ValidateSection | None = None, seed: int = 0
+) -> Trial:
+    """The trial of two predictions tables from any tool. Thresholds and temperatures are fitted on these same images:
+    the float model's own rule on its own table, so that figures (not differences) are a little flattering.
+
+    Raises DataError; here a repeated row is one too, since nobody has looked at why it is there.
+    """
+    float_table, engine_table = read(float_csv), read(engine_csv)
+    for path, table in ((float_csv, float_table), (engine_csv, engine_table)):
+        repeated = len(table) - len(set(table.sha256))
+        if repeated:
+            raise DataError(f"{path}: {repeated} rows repeat an image.", fix="Keep one row per image (sha256).")
+    return judge(float_table, engine_table, float_table, engine_table, section=section or ValidateSection(), seed=seed)
+
+
+def summary(trial: Trial) -> dict[str, Any]:
+    """The trial by quantity: `verdict`, then each quantity with its own verdict; lower and upper are one-sided bounds.
+
+    Sensitivity and specificity are those at the used threshold, `carried` and `refitted` beside them, and their
+    verdict is the worse of the two.
+    """
+    by_name = {check.quantity: check for check in trial.checks}
+    found: dict[str, Any] = {"verdict": trial.verdict}
+    for name, check in by_name.items():
+        if not name.endswith(("_carried", "_refitted")):
+            found[name] = _brief(check)
+    for name in ("sensitivity", "specificity"):
+        pair_of = {at: by_name[f"{name}_{at}"] for at in ("carried", "refitted") if f"{name}_{at}" in by_name}
+        if pair_of:
+            used = "carried" if trial.thresholds["used"] == trial.thresholds["engine_carried"] else "refitted"
+            each = {at: _brief(check) for at, check in pair_of.items()}
+            verdict = worst([check.verdict for check in pair_of.values()])
+            found[name] = {**_brief(pair_of[used]), "verdict": verdict, **each}
+    found["flips"] = {**{k: v for k, v in trial.flips.items() if k != "rows"}, **_limit(by_name["flips"])}
+    return found
+
+
+def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, seed: int) -> Trial:
+    models = operating.models(judged, at)
+    classes = judged.classes
+    index, groups = group_index(judged.group)
+    if groups < 2:
+        raise DataError(f"All {len(judged)} images are of one group.", fix="Name the patient or lesion of each image.")
+    per_model = [statistics_of(model, index, groups) for model in models.values()]
+    answers = iter(
+        resample(
+            [statistic for statistics in per_model for statistic in statistics],
+            groups,
+            images=len(judged),
+            resamples=section.bootstrap,
+            seed=seed,
+        )
+    )
+    resampled = {
+        name: resampled_metrics(classes, [next(answers) for _ in statistics])
+        for name, statistics in zip(models, per_model, strict=True)
+    }
+    used = models[section.transfer]
+    made = checks(models, resampled, section)
+    right_before, right_after = models["float"].decisions == judged.labels, used.decisions == judged.labels
+    gained, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
+    return Trial(
+        verdict=worst([check.verdict for check in made]),
+        checks=made,
+        metrics={
+            "float": metrics(models["float"], resampled["float"]),
+            "engine": metrics(used, resampled[section.transfer]),
+        },
+        confusion={"float": _confusion(models["float"]), "engine": _confusion(used)},
+        flips=flips.ledger(judged, models["float"], used),
+        thresholds=at.thresholds(section.transfer),
+        temperature=at.temperature_engine,
+        temperature_float=at.temperature_float,
+        mcnemar={"gained": gained, "lost": lost, "p": exact_p(gained, lost)},
+        images={f"class_{k}": int(n) for k, n in enumerate(np.bincount(judged.labels, minlength=classes))},
+        groups=groups,
+        repeated=judged.repeated,
+        protocol_sha256=sha256_of_json(section.model_dump(mode="json")),
+    )
+
+
+def _confusion(model: Any) -> list[list[int]]:
+    from sklearn.metrics import confusion_matrix
+
+    matrix = confusion_matrix(model.labels, model.decisions, labels=list(range(model.classes)))
+    return [[int(n) for n in row] for row in matrix]
+
+
+def _brief(check: Check) -> dict[str, Any]:
+    names = ("float", "engine", "difference", "lower", "upper", "margin", "verdict", "needed", "method")
+    return {name: getattr(check, name) for name in names}
+
+
+def _limit(check: Check) -> dict[str, Any]:
+    return {"lower": check.lower, "upper": check.upper, "limit": check.margin, "verdict": check.verdict}
