@@ -1,0 +1,37 @@
+"""What the options of several compressors share: checks that raise ValueError, which a recipe reports with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+__all__ = ["check_choice", "check_flag", "check_names", "check_number"]
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(choices)} (found {value!r})")
+
+
+def check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false (found {value!r})")
+
+
+def check_number(name: str, value: Any, *, kind: type = float, low: float, high: float = float("inf")) -> None:
+    """A number from `low` to `high`, both included; `kind` int refuses fractions."""
+    wanted = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted) or not low <= value <= high:
+        limits = f"of at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} is {'a whole number' if kind is int else 'a number'} {limits} (found {value!r})")
+
+
+def check_names(name: str, value: Any) -> tuple[str, ...]:
+    """A list of non-empty texts, as a tuple (YAML gives lists)."""
+    if (
+        isinstance(value, str)
+        or not isinstance(value, (list, tuple))
+        or not all(isinstance(v, str) and v for v in value)
+    ):
+        raise ValueError(f"{name} is a list of names (found {value!r})")
+    return tuple(value)
