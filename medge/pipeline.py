@@ -38,7 +38,7 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
         write_text(folder / "recipe.yaml", dump(recipe))
         for name in stages:
             inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
-            section = getattr(recipe, "validate_" if name == "validate" else name)
+            section = recipe.section(name)
             done[name] = workspace.step(
                 folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
             )

@@ -174,12 +174,16 @@ class Calibration(Section):
 
 
 class CompressSection(Section):
-    """Variants by name. `float` always exists: it is what every other is compared with."""
+    """Variants by name. `float` always exists: it is what every other is compared with.
+
+    gate: the trial, on validation images, by which a variant chooses among its chains; `validate` unless given.
+    """
 
     calibration: Calibration = Calibration()
     variants: dict[Name, Variant] = {
         "int8": Variant(first_passing=((Step(compressor="ptq"),), (Step(compressor="qat"),)))
     }
+    gate: ValidateSection | None = None
 
     @model_validator(mode="after")
     def _float_is_kept(self) -> CompressSection:
@@ -264,6 +268,13 @@ class Recipe(Section):
     profile: ProfileSection = ProfileSection()
     select: SelectSection = SelectSection()
     package: PackageSection = PackageSection()
+
+    def section(self, stage: str) -> Section:
+        """What a stage is given: its own section, to which compress has the trial's protocol added."""
+        if stage == "compress" and self.compress.gate is None:
+            return self.compress.model_copy(update={"gate": self.validate_})
+        found: Section = getattr(self, "validate_" if stage == "validate" else stage)
+        return found
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -398,4 +409,5 @@ def _option_problems(where: str, item: dict[str, Any]) -> list[str]:
 
 
 DataSection.model_rebuild()
+CompressSection.model_rebuild()
 Recipe.model_rebuild()
