@@ -1,0 +1,55 @@
+"""The verdict table that a person sees: one line per engine, readable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from medge.gate import Check
+from medge.metrics import Metric
+from medge.trial import Trial
+
+__all__ = ["reasons", "verdict_table"]
+
+_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+
+
+def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
+    """Verdict, AUC, sensitivity, specificity (or accuracy), F1 and flips of each engine, and what did not pass."""
+    binary = all(len(trial.images) == 2 for trial in trials.values())
+    shown = ["auc", "sensitivity", "specificity", "f1"] if binary else ["auc", "accuracy", "f1"]
+    table = Table(title=f"{title}: engine against float model", title_justify="left")
+    table.add_column("engine", overflow="fold")
+    table.add_column("verdict")
+    for name in (*shown, "flips"):
+        table.add_column(name, justify="right")
+    table.add_column("what did not pass", overflow="fold")
+    for name, trial in trials.items():
+        values = [f"{metric.value:.4f}" if metric.value is not None else "-" for metric in _metrics(trial, shown)]
+        verdict = f"[{_STYLES[trial.verdict]}]{trial.verdict}[/]"
+        table.add_row(name, verdict, *values, f"{100 * trial.flips['rate']:.2f} %", reasons(trial))
+    return table
+
+
+def reasons(trial: Trial) -> str:
+    """Why a trial did not pass, in one line; empty where it did."""
+    return "; ".join(_reason(check) for check in trial.checks if check.verdict != "pass")
+
+
+def _reason(check: Check) -> str:
+    name = check.quantity.replace("_", " ")
+    if check.quantity in ("flips", "ece"):
+        return f"{name} {check.difference:.4f} is over {check.margin:g}"
+    bounds = "" if check.lower is None else f" [{check.lower:+.4f}, {check.upper:+.4f}]"
+    text = f"{name} {check.difference:+.4f}{bounds} against {check.margin:g}"
+    if check.verdict == "fail":
+        return text
+    if check.needed is None:
+        return f"{text}: undecided, the difference sits on the margin"
+    images = ", ".join(f"{count} of {who.replace('_', ' ')}" for who, count in check.needed.items())
+    return f"{text}: undecided, needs about {images} images"
+
+
+def _metrics(trial: Trial, names: list[str]) -> list[Metric]:
+    return [trial.metrics["engine"][name] for name in names]
