@@ -1,7 +1,7 @@
 """Validate: every engine's own answers, judged against the float model's on the same images.
 
-Writes `predictions/<engine>-<split>.csv`, `predictions/float-<split>.csv` (the torch model) and `trials.json`. A table
-that a killed run left behind is whole and is not made again.
+Writes `predictions/<engine>-<split>.csv`, `predictions/float-<split>.csv` (the torch model), `trials.json` ({engine:
+{split: Trial}}) and `protocol.json`. A table that a killed run left behind is whole and is not made again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict
             )
             for split in splits
         }
-    write_json(work / "trials.json", _document(section, data, trials))
+    write_json(work / "trials.json", to_json(trials))
+    write_json(work / "protocol.json", _protocol(section, data, len(found)))
     _say(trials)
     return {"engines": {name: {split: t.verdict for split, t in of.items()} for name, of in trials.items()}}
 
@@ -123,16 +124,18 @@ def _logits(
         raise ToolError(f"Engine {engine.name}: {error.message}", fix=error.fix) from error
 
 
-def _document(section: ValidateSection, data: DataSet, trials: dict[str, dict[str, Trial]]) -> dict[str, Any]:
+def _protocol(section: ValidateSection, data: DataSet, candidates: int) -> dict[str, Any]:
+    """What was fixed before the judged images were looked at. Each of the `candidates` is tested at alpha on its own:
+    the choice is made on validation, and only the chosen one's test verdict counts."""
     protocol = section.model_dump(mode="json")
     return {
         "schema": 1,
         "notice": NOTICE,
         "synthetic": data.synthetic,
         "labels": list(data.labels),
+        "candidates": candidates,
         "protocol": protocol,
-        "protocol_sha256": sha256_of_json(protocol),
-        "engines": to_json(trials),
+        "sha256": sha256_of_json(protocol),
     }
 
 

@@ -15,18 +15,25 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 15
-TEMPERATURES = (0.05, 20.0)  # a set that is separated wholly would ask for 0: the certainty of a small sample
+TEMPERATURES = (0.05, 20.0)  # a model that knows nothing would ask for infinity
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """T > 0 that minimises the mean negative log likelihood of softmax(logits / T): Guo et al., ICML 2017.
+    """T > 0 of softmax(logits / T) that fits the labels best: temperature scaling, Guo et al., ICML 2017.
 
-    logits [N, C], labels [N]. The loss is convex in 1 / T, so Brent's search on log T finds its one minimum; the
-    answer is kept within TEMPERATURES.
+    logits [N, C], labels [N]. The cross entropy is taken against Platt's smoothed targets (Platt 1999: of n images of
+    a class, (n + 1) / (n + C) for it), without which a set that is separated wholly asks for T = 0. It is convex in
+    1 / T, so Brent's search on log T finds its one minimum; the answer is kept within TEMPERATURES.
     """
+    classes = logits.shape[1]
+    counts = np.bincount(labels, minlength=classes)[labels][:, None]
+    targets = (np.eye(classes)[labels] * counts + 1.0) / (counts + classes)
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
-        lambda log_t: nll(logits / np.exp(log_t), labels), bounds=(low, high), method="bounded", options={"xatol": 1e-8}
+        lambda log_t: float(-(targets * log_softmax(logits / np.exp(log_t))).sum(axis=1).mean()),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-8},
     )
     return float(np.exp(found.x))
 
