@@ -20,7 +20,7 @@ PARENTS: Mapping[str, Sequence[str]] = {
     "compile": ("data", "compress"),  # an engine per variant, backend and precision
     "validate": ("data", "finetune", "compile"),  # every engine's own outputs against the float model
     "profile": ("data", "compile"),  # every engine's latency, in interleaved blocks
-    "select": ("data", "compile", "validate", "profile"),  # the operating point
+    "select": ("compile", "validate", "profile"),  # the operating point
     "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select"),  # what ships
 }
 
