@@ -110,7 +110,7 @@ def scaled_threshold(threshold: float, temperature: float) -> float:
 def _judged(candidate: Candidate, limits: Limits) -> Candidate:
     problems, overshoot = [], 0.0
     if candidate.verdict == "fail":
-        problems.append("fails the gate on validation")
+        problems.append("it fails the gate on validation")
         overshoot = math.inf
     for label, value, limit, unit in (
         ("p90", candidate.p90_ms, limits.p90_ms, "ms"),
@@ -118,13 +118,13 @@ def _judged(candidate: Candidate, limits: Limits) -> Candidate:
         ("memory", candidate.memory_mb, limits.memory_mb, "MB"),
     ):
         if limit is not None and value is None:
-            problems.append(f"{label} was not measured, and its limit is {limit:g} {unit}")
+            problems.append(f"its {label} was not measured, and its limit is {limit:g} {unit}")
             overshoot = math.inf
         elif limit is not None and value is not None and value > limit:
-            problems.append(f"{label} {value:.3g} {unit} is over the limit of {limit:g} {unit}")
+            problems.append(f"its {label} {value:.3g} {unit} is over the limit of {limit:g} {unit}")
             overshoot += value / limit - 1
     if limits.sensitivity is not None and not candidate.sensitivity >= limits.sensitivity:
-        problems.append(f"sensitivity {candidate.sensitivity:.3f} is under the limit of {limits.sensitivity:g}")
+        problems.append(f"its sensitivity {candidate.sensitivity:.3f} is under the limit of {limits.sensitivity:g}")
         overshoot += limits.sensitivity - candidate.sensitivity if math.isfinite(candidate.sensitivity) else math.inf
     return replace(candidate, problems=tuple(problems), overshoot=overshoot)
 
@@ -174,13 +174,13 @@ def _sentence(chosen: Candidate, next_best: Candidate | None, ratios: Ratios, *,
         "auc": "the one with the highest lower bound of AUC",
     }[prefer]
     if kept == 1:
-        return f"{_described(chosen)} is the only candidate left that passes its gate and the limits."
-    fastest = f"{_described(chosen)} is {why} of {kept} candidates that pass their gate and the limits"
+        return f"{_described(chosen)} is the only candidate that fails neither the gate on validation nor a limit."
+    fastest = f"{_described(chosen)} is {why} of {kept} candidates that fail neither the gate on validation nor a limit"
     return f"{fastest}; {_cost(next_best, chosen, ratios)}."
 
 
 def _sentence_by_hand(chosen: Candidate, best: Candidate | None, ratios: Ratios) -> str:
-    faults = f", although it {' and '.join(chosen.problems)}" if chosen.problems else ""
+    faults = f", although {' and '.join(chosen.problems)}" if chosen.problems else ""
     return f"{_described(chosen)} was chosen by hand{faults}; {_cost(best, chosen, ratios)}."
 
 
@@ -203,8 +203,11 @@ def _cost(other: Candidate | None, chosen: Candidate, ratios: Ratios) -> str:
     interval = "" if ratio is None else f" [{ratio.lower:.2f}, {ratio.upper:.2f}]"
     size = other.size_mb - chosen.size_mb
     auc = other.auc_lower - chosen.auc_lower
+    change = f"{'raise' if auc >= 0 else 'lower'} the bound of AUC by {abs(auc):.4f}"
+    if abs(auc) < 0.00005:
+        change = "leave the bound of AUC as it is"
     return (
         f"the next best, {other.name}, would take {factor:.2f}{interval} times as long, "
         f"{'add' if size >= 0 else 'save'} {abs(size):.2g} MB "
-        f"and {'raise' if auc >= 0 else 'lower'} the bound of AUC by {abs(auc):.4f}"
+        f"and {change}"
     )

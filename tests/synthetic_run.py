@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from medge.records import sha256_of_file, write_json
+from medge import engines, interleave, predictions
+from medge.data import dataset
+from medge.devices import local
+from medge.interleave import Interleaved, Series
+from medge.pipeline import PARENTS
+from medge.recipe import Recipe, SelectLimits, SelectSection, dump
+from medge.records import Engine, File, sha256_of_file, to_json, write_json
+from medge.stages import profile
+from medge.stages import select as select_stage
+from medge.trial import judge
+from medge.workspace import STAGES, Inputs, Stage, step
 
 LABELS = ("NORMAL", "PNEUMONIA")
 
@@ -47,3 +62,148 @@ def _pictures(label: np.ndarray, size: int, random: np.random.Generator) -> np.n
         grey = 190 - 120 * lungs + 70 * blob + random.normal(0, 8, (size, size))
         pictures.append(np.repeat(grey.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2))
     return np.stack(pictures)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An engine of the made-up run: how far its scores are from the float model's, and how long a run takes."""
+
+    name: str
+    noise: float
+    milliseconds: float
+    bytes: int
+    memory_mb: float = 180.0
+
+
+ENGINES = (
+    Made("float/onnxruntime-float32", 1e-6, 9.1, 13_700_000, 142.0),
+    Made("float/openvino-float32", 1e-6, 7.2, 13_650_000, 205.0),
+    Made("float/openvino-bfloat16", 0.02, 4.8, 13_650_000, 211.0),
+    Made("int8/onnxruntime-int8", 0.06, 5.3, 3_900_000, 119.0),
+    Made("int8/openvino-int8", 0.05, 3.3, 4_100_000, 168.0),
+    Made("pruned-int8/openvino-int8", 1.6, 2.2, 2_300_000, 151.0),
+)
+
+
+def write_run(run: Path, *, images: int = 1200, until: str = "select", select: SelectSection | None = None) -> Path:
+    """A run folder with the stages up to `until`, each through `workspace.step`, so that records are real ones."""
+    recipe = Recipe(name="made-up", select=select or SelectSection(limits=SelectLimits(size_mb=20)))
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(dump(recipe))
+    done: dict[str, Stage] = {}
+    for name in STAGES[: STAGES.index(until) + 1]:
+        section = getattr(recipe, "validate_" if name == "validate" else name)
+        inputs = {parent: done[parent] for parent in PARENTS[name]}
+        module = SimpleNamespace(run=partial(_WRITERS[name], images=images) if name == "data" else _WRITERS[name])
+        done[name] = step(run, name, section, inputs, module, seed=0)
+    return run
+
+
+def _data(section: Any, inputs: Inputs, work: Path, seed: int, *, images: int) -> dict[str, Any]:
+    shutil.rmtree(work)
+    write_data(work, images=images, size=48)
+    (work / ".key").touch()
+    return {"images": images, "synthetic": True}
+
+
+def _finetune(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    epochs = [
+        {"epoch": k, "phase": "head" if k < 3 else "all", "train_loss": 0.6 * 0.7**k, "validation_loss": 0.5 * 0.75**k,
+         "validation_auc": 1 - 0.2 * 0.6**k}
+        for k in range(8)
+    ]  # fmt: skip
+    write_json(work / "history.json", epochs)
+    return {"auc": 0.98}
+
+
+def _compress(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    for name in ("float", "int8", "pruned-int8"):
+        (work / name).mkdir()
+        (work / name / "model.onnx").write_bytes(b"")
+        chain = [] if name == "float" else [{"compressor": "ptq", "options": {}}]
+        variant = {
+            "name": name,
+            "quantised": bool(chain),
+            "chain": chain,
+            "log": ["12 layers quantised"],
+            "verdict": "pass",
+        }
+        write_json(work / name / "variant.json", {**variant, "onnx_sha256": "0" * 64})
+    return {"variants": ["float", "int8", "pruned-int8"]}
+
+
+def _compile(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    for made in ENGINES:
+        variant, target = made.name.split("/")
+        backend, precision = target.split("-")
+        folder = work / made.name
+        folder.mkdir(parents=True)
+        file = File("engine.bin", "0" * 64, made.bytes)
+        versions = {backend: "1.2.3"}
+        write_json(folder / "engine.json", Engine(variant, backend, precision, (file,), "0" * 64, versions))
+    skipped = [{"backend": "tensorrt", "precision": "float16", "reason": "no NVIDIA driver here"}]
+    return {"engines": [made.name for made in ENGINES], "skipped": skipped}
+
+
+def _validate(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    data = dataset.load(inputs["data"].folder)
+    random = np.random.default_rng(1)
+    margin = random.normal((data.label * 2 - 1) * 2.6, 1.7)
+    (work / "predictions").mkdir()
+    trials: dict[str, Any] = {}
+    floats = {}
+    for made in (None, *ENGINES):
+        noisy = margin + (0 if made is None else random.normal(0, made.noise, margin.shape))
+        tables = {}
+        for split in ("validation", "test"):
+            rows = data.indices(split)
+            tables[split] = data.predictions(rows, np.stack([-noisy[rows] / 2, noisy[rows] / 2], axis=1))
+            stem = "float" if made is None else made.name.replace("/", "__")
+            predictions.write(work / "predictions" / f"{stem}-{split}.csv", tables[split])
+        if made is None:
+            floats = tables
+            continue
+        trials[made.name] = {
+            split: to_json(
+                judge(
+                    floats["validation"], tables["validation"], floats[split], tables[split], section=section, seed=seed
+                )
+            )
+            for split in ("validation", "test")
+        }
+    about = {"schema": 1, "synthetic": data.synthetic, "labels": list(data.labels)}
+    write_json(work / "trials.json", {**about, "protocol": section.model_dump(mode="json"), "engines": trials})
+    return {"engines": {name: {split: t["verdict"] for split, t in both.items()} for name, both in trials.items()}}
+
+
+def _profile(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(2)
+    machine = random.lognormal(0, 0.04, (100, 1))
+    series = {}
+    for made in (*ENGINES, ENGINES[1]):
+        wall = made.milliseconds * machine * random.lognormal(0, 0.03, (100, 5)) * 1e6
+        one = Series(made.name, made.milliseconds * 9 + 300, made.milliseconds * 9 + 420, made.memory_mb)
+        one.wall_ns, one.cpu_ns = wall.astype(int).tolist(), (wall.sum(axis=1) * 1.9).astype(int).tolist()
+        one.order = [0] * 100
+        series[interleave.CONTROL if made.name in series else made.name] = one
+    found = [engine for engine, _ in engines.load_all(inputs["compile"].folder)]
+    report = profile.assemble(
+        found,
+        Interleaved(series, {}, "float/openvino-float32", 100, 17.2),
+        device={"kind": "local", "facts": local.facts(), "before": local.state(), "after": local.state()},
+        threads=2,
+        seed=seed,
+    )
+    write_json(work / "latency.json", report)
+    return {"reference": report["reference"]}
+
+
+_WRITERS: dict[str, Any] = {
+    "data": _data,
+    "finetune": _finetune,
+    "compress": _compress,
+    "compile": _compile,
+    "validate": _validate,
+    "profile": _profile,
+    "select": select_stage.run,
+}

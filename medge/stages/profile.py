@@ -25,7 +25,7 @@ from medge.runtime.bench import BLOCK, latency_of
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 
-__all__ = ["AA_TOLERANCE", "fingerprint", "run"]
+__all__ = ["AA_TOLERANCE", "assemble", "fingerprint", "run"]
 
 AA_TOLERANCE = 0.02  # two workers of one engine further apart than this: the machine was too restless to compare on
 _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
@@ -54,14 +54,8 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
             fix="Run the engine by itself: medge validate; it says what the backend refuses.",
         )
     _write_raw(work / "raw", measured.series)
-    report = {
-        "device": {"kind": section.device, "facts": facts, "before": before, "after": after},
-        "threads": threads,
-        "queries_per_block": BLOCK,
-        "blocks": measured.rounds,
-        "seconds": measured.seconds,
-        **_judged([engine for engine, _ in found], measured, seed=seed),
-    }
+    device_facts = {"kind": section.device, "facts": facts, "before": before, "after": after}
+    report = assemble([engine for engine, _ in found], measured, device=device_facts, threads=threads, seed=seed)
     write_json(work / "latency.json", report)
     return _values(report)
 
@@ -89,13 +83,20 @@ def _write_raw(folder: Path, series: dict[str, Series]) -> None:
                 writer.writerows([block, place, query, value, cpu] for query, value in enumerate(wall))
 
 
-def _judged(found: list[Engine], measured: Interleaved, *, seed: int) -> dict[str, Any]:
-    """Latencies, and the ratio of each pair of engines, from the series alone."""
+def assemble(
+    found: list[Engine], measured: Interleaved, *, device: dict[str, Any], threads: int, seed: int
+) -> dict[str, Any]:
+    """What latency.json holds: latencies, and the ratio of each pair of engines, from the series alone."""
     series = {name: one for name, one in measured.series.items() if name != CONTROL}
     medians = {name: one.block_medians_ms() for name, one in series.items()}
     sizes = {engine.name: engine.bytes for engine in found}
     ratios = _all_ratios(medians, seed=seed)
     return {
+        "device": device,
+        "threads": threads,
+        "queries_per_block": BLOCK,
+        "blocks": measured.rounds,
+        "seconds": measured.seconds,
         "reference": measured.reference,
         "engines": {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()},
         "ratio_to_float": {e.name: _to_own_float(e, ratios) for e in found if e.name in series},

@@ -94,7 +94,7 @@ def test_a_failed_verdict_is_dropped_and_never_on_the_front() -> None:
     choice = choose([FLOAT, replace(INT8, verdict="fail")], ratios(), prefer="latency", limits=Limits())
     dropped = next(c for c in choice.candidates if c.name == INT8.name)
     assert (dropped.kept, dropped.pareto) == (False, False)
-    assert "the only candidate left" in choice.sentence
+    assert "the only candidate that fails neither" in choice.sentence
 
 
 def test_the_front_holds_what_nothing_dominates() -> None:
