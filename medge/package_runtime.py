@@ -1,0 +1,70 @@
+"""`medge-runtime.pyz`: the light ring as one archive that python3 runs, the same bytes every time.
+
+Files are stored, not deflated, with one fixed date: zlib's versions compress differently, and the device reads the
+archive at every start.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import medge
+from medge import plugins
+from medge.errors import MissingError
+from medge.records import NOTICE
+
+__all__ = ["runtime_files", "write_runtime"]
+
+_MODULES = (
+    "__init__.py",
+    "errors.py",
+    "plugins.py",
+    "predictions.py",
+    "protocols.py",
+    "records.py",
+    "backends/__init__.py",
+    "devices/__init__.py",
+    "devices/local.py",
+)
+_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+
+
+def runtime_files(backends: Sequence[str]) -> dict[str, bytes]:
+    """Names in the archive and their bytes: the light ring, and of the backends (also of those found by
+    MEDGE_PLUGIN_PATH) only the ones named. Raises RecipeError for a backend that there is not."""
+    package = Path(medge.__file__).parent
+    files = {f"medge/{name}": (package / name).read_bytes() for name in _MODULES}
+    for path in sorted((package / "runtime").glob("*.py")):
+        files[f"medge/runtime/{path.name}"] = path.read_bytes()
+    for path in sorted((package / "backends").glob("_*.py")):
+        files[f"medge/backends/{path.name}"] = path.read_bytes()
+    for name in backends:
+        files[f"medge/backends/{name}.py"] = _source_of(name)
+    files["__main__.py"] = files.pop("medge/runtime/boot.py")
+    return dict(sorted(files.items()))
+
+
+def write_runtime(path: Path, backends: Sequence[str]) -> None:
+    """The archive at `path`. The bundle's manifest must list it, or it refuses to run."""
+    with open(path, "wb") as stream:
+        stream.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in runtime_files(backends).items():
+                entry = zipfile.ZipInfo(name, _DATE)
+                entry.external_attr = 0o100644 << 16
+                entry.create_system = 3  # Unix, wherever it is written
+                archive.writestr(entry, content)
+            archive.comment = f"medge {medge.__version__}; {NOTICE}".encode()
+    path.chmod(0o755)
+
+
+def _source_of(backend: str) -> bytes:
+    path = plugins.load("backends", backend).__file__
+    if path is None or not path.endswith(".py"):
+        raise MissingError(
+            f"Backend '{backend}' is not one .py file ({path}).",
+            fix="A bundle carries its backend's file: make it one.",
+        )
+    return Path(path).read_bytes()

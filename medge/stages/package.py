@@ -1,0 +1,241 @@
+"""Package: the chosen engine, all that it needs to decide and to prove itself, and the runtime, in one folder.
+
+Writes `<bundle>/`, which has passed its own selftest in a process of its own; `publish` copies it to `deploy/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from medge import console, engines, golden, manifest
+from medge.data import dataset
+from medge.data.dataset import DataSet
+from medge.errors import GateFailed, IntegrityError, ToolError
+from medge.package_runtime import runtime_files, write_runtime
+from medge.recipe import PackageSection
+from medge.records import (
+    NOTICE,
+    Engine,
+    read_json,
+    sha256_of_file,
+    sha256_of_json,
+    verify_files,
+    write_json,
+    write_text,
+)
+from medge.runtime import bundle as bundles
+from medge.runtime.bundle import RUNTIME, SEAL, OperatingPoint
+from medge.workspace import Inputs
+
+__all__ = ["DEPLOY", "fingerprint", "publish", "run"]
+
+DEPLOY = Path("deploy")
+_ENGINE = "engine"  # its folder in the bundle
+
+
+def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    """Builds the bundle of the chosen engine. Raises GateFailed where none was chosen, ToolError where the bundle does
+    not pass its own selftest."""
+    choice = read_json(inputs["select"].folder / "choice.json")
+    if choice["chosen"] is None:
+        raise GateFailed("No engine was chosen, so there is nothing to package.", fix="Loosen a limit: medge select.")
+    data = dataset.load(inputs["data"].folder)
+    recipe = (inputs["data"].folder.parent / "recipe.yaml").read_text(encoding="utf-8")
+    name = section.name or str(yaml.safe_load(recipe)["name"])
+    folder = work / name
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed run: building it again takes seconds
+    folder.mkdir()
+    engine = _copy_engine(inputs["compile"].folder, choice["chosen"], folder / _ENGINE)
+    point = _operating_point(choice)
+    _write_bundle(folder, name, engine, data, point, inputs, choice, recipe, count=section.golden)
+    _pass_selftest(folder)
+    return {
+        "bundle": name,
+        "engine": engine.name,
+        "engine_sha256": engine.sha256,
+        "manifest_sha256": sha256_of_file(folder / bundles.MANIFEST),
+        "bytes": sum((folder / path).stat().st_size for path in bundles.files_in(folder)),
+        "golden": len(read_json(folder / bundles.MANIFEST)["golden"]),
+    }
+
+
+def fingerprint(section: PackageSection) -> str:
+    """The code that a bundle carries, so that another runtime makes another bundle."""
+    contents = {name: hashlib.sha256(content).hexdigest() for name, content in runtime_files([]).items()}
+    return sha256_of_json([contents, _template()])
+
+
+def publish(stage_folder: Path, name: str) -> Path:
+    """`deploy/<name>`, made the same as the bundle in the package stage's folder. Returns it.
+
+    A folder that already is the same is left alone; another one is replaced at once, by renaming. Raises
+    IntegrityError where the stage's own bundle is not whole.
+    """
+    source, target = stage_folder / name, DEPLOY / name
+    bundles.load(source)
+    if target.exists() and _is_same(source, target):
+        return target
+    DEPLOY.mkdir(exist_ok=True)
+    aside, stale = (DEPLOY / f".{name}.{kind}.{os.getpid()}" for kind in ("new", "old"))
+    try:
+        shutil.copytree(source, aside)
+        bundles.load(aside)
+        if target.exists():
+            os.replace(target, stale)
+        os.replace(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+    return target
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    try:
+        bundles.load(target)
+    except IntegrityError as error:
+        console.warn(f"{target} is written again: {error.message}")
+        return False
+    return (source / SEAL).read_bytes() == (target / SEAL).read_bytes()
+
+
+def _copy_engine(compile_folder: Path, name: str, folder: Path) -> Engine:
+    """Copies the files of the engine called `name`, checked, to `folder`. Raises IntegrityError."""
+    found = [item for item in engines.load_all(compile_folder) if item[0].name == name]
+    if not found:
+        raise IntegrityError(f"There is no engine '{name}' in {compile_folder}.", fix="Run medge select again.")
+    engine, source = found[0]
+    for file in engine.files:
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file.path, folder / file.path)
+    verify_files(folder, engine.files)
+    return engine
+
+
+def _operating_point(choice: dict[str, Any]) -> OperatingPoint:
+    point = choice["operating_point"]
+    positive = point.get("positive") if point.get("threshold") is not None else None
+    return OperatingPoint(point["rule"], point.get("threshold"), float(point["temperature"]), positive)
+
+
+def _write_bundle(
+    folder: Path,
+    name: str,
+    engine: Engine,
+    data: DataSet,
+    point: OperatingPoint,
+    inputs: Inputs,
+    choice: dict[str, Any],
+    recipe: str,
+    *,
+    count: int,
+) -> None:
+    tables = inputs["validate"].folder / "predictions"
+    stem = engine.name.replace("/", "__")
+    vectors = golden.write(
+        folder,
+        data,
+        float_test=tables / "float-test.csv",
+        engine_test=tables / f"{stem}-test.csv",
+        point=point,
+        count=count,
+    )
+    if len(vectors) < count:
+        console.warn(f"the bundle carries {len(vectors)} golden vectors, not {count}: there are no more test images.")
+    trials = read_json(inputs["validate"].folder / "trials.json")
+    latency = read_json(inputs["profile"].folder / "latency.json")
+    write_runtime(folder / RUNTIME, [engine.backend])
+    write_text(folder / "README.md", "")  # so that the manifest can be composed, then listed with its text
+
+    def compose() -> dict[str, Any]:
+        return manifest.compose(
+            folder, name=name, engine=engine, engine_folder=_ENGINE, data=data, point=point, golden=vectors,
+            threads=int(latency["threads"]), pattern=golden.PATTERN, metrics=manifest.metrics(trials, latency, choice),
+            provenance=manifest.provenance(inputs, data, recipe),
+        )  # fmt: skip
+
+    write_text(folder / "README.md", _readme(compose()))
+    write_json(folder / bundles.MANIFEST, compose())
+    bundles.seal(folder)
+
+
+def _readme(document: dict[str, Any]) -> str:
+    """For the person at the device."""
+    point, engine = document["operating_point"], document["engines"][0]
+    two = point["threshold"] is not None
+    synthetic = document["provenance"]["data"]["synthetic"]
+    counts = document["provenance"]["data"]["counts"].get("test", {})
+    return Template(_template()).substitute(
+        name=document["name"],
+        labels=", ".join(document["labels"]),
+        notice=NOTICE.capitalize(),
+        synthetic=_SYNTHETIC if synthetic else "",
+        requires=engine["requires"],
+        vectors=len(document["golden"]),
+        cpu=document["validated_on"]["cpu"],
+        temperature=f"{point['temperature']:.4g}",
+        decision=(
+            f"`{point['positive']}` where its probability reaches the threshold, else the other class."
+            if two
+            else "the most probable class."
+        ),
+        threshold=f"{point['threshold']:.4g} (rule: {point['rule']})." if two else "none, with more than two classes.",
+        test_images=sum(counts.values()),
+        verdict=document["metrics"]["verdict"],
+        metrics=_metric_table(document["metrics"]),
+        sentence=document["metrics"]["chosen_because"] or "chosen by hand.",
+        data=f"{document['provenance']['data']['name']}{', synthetic' if synthetic else ''}",
+        engine=f"{engine['variant']}/{engine['backend']}-{engine['precision']}",
+        megabytes=f"{sum(file['bytes'] for file in engine['files']) / 1e6:.1f}",
+    )
+
+
+def _template() -> str:
+    return resources.files("medge").joinpath("bundle_readme.md").read_text(encoding="utf-8")
+
+
+_SYNTHETIC = """
+**Made from synthetic images: drawn, not acquired. It knows nothing about patients; use it to try the software only.**
+"""
+
+
+def _metric_table(metrics: dict[str, Any]) -> str:
+    """Markdown: value and 95 % interval, of the float model and of the engine."""
+    lines = ["| | float model | this engine |", "|---|---|---|"]
+    for name, of_engine in metrics["engine"].items():
+        of_float = metrics["float"].get(name)
+        if isinstance(of_engine, dict) and isinstance(of_float, dict) and "value" in of_engine:
+            lines.append(f"| {name.replace('_', ' ')} | {_interval(of_float)} | {_interval(of_engine)} |")
+    return "\n".join(lines)
+
+
+def _interval(metric: dict[str, Any]) -> str:
+    if metric.get("value") is None:
+        return "not defined"
+    bounds = [metric.get("lower"), metric.get("upper")]
+    interval = "" if None in bounds else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+    return f"{metric['value']:.3f}{interval}"
+
+
+def _pass_selftest(folder: Path) -> None:
+    """Runs the bundle as a device would. Raises ToolError with what it said where it does not pass."""
+    command = [sys.executable, "-I", str(folder / RUNTIME), "selftest"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as error:
+        raise ToolError("The bundle's selftest did not end in 10 minutes.", fix="Try it: medge validate.") from error
+    if done.returncode != 0:
+        raise ToolError(
+            f"The bundle does not pass its own selftest (exit {done.returncode}): {done.stderr.strip()[-2000:]}",
+            fix="The engine does not compute here what it computed in validate: run medge validate again.",
+        )
+    console.stderr.print(done.stdout.strip(), markup=False, soft_wrap=True)
