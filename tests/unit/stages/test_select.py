@@ -23,7 +23,7 @@ from tests.synthetic_run import write_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "made-up", images=400, until="profile")
+    return write_run(tmp_path_factory.mktemp("runs") / "made-up", until="profile")
 
 
 def chosen(run: Path, work: Path, **keys: Any) -> dict[str, Any]:
