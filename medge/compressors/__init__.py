@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,3 +25,4 @@ class Context:
     teacher: Classifier  # the float model, in eval mode; never changed
     seed: int
     work: Path  # for checkpoints; survives a killed run
+    log: list[str] = field(default_factory=list)  # what a compressor wants to be known of; ends in variant.json

@@ -1,0 +1,185 @@
+"""compress: the float model and every variant of the recipe as ONNX files, each variant gated on validation images.
+
+    <variant>/model.onnx  validation.csv (torch's outputs)  variant.json (the chain, the gate's figures, the log)
+
+A variant whose folder is there is finished; a chain that has been tried keeps its result in scratch/ until the stage
+ends. So a killed stage goes on at the chain, and within qat at the epoch, where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medge import calibration, chains, console, plugins, predictions, trial
+from medge.compressors import Context
+from medge.data import dataset
+from medge.predictions import Predictions
+from medge.recipe import CompressSection, Step, ValidateSection, Variant
+from medge.records import sha256_of_file
+from medge.variants import CompressedVariant, load, save
+from medge.workspace import Inputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medge.data.dataset import DataSet
+    from medge.model import Classifier
+
+__all__ = ["run"]
+
+
+def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    """Returns {"variants": {name: {"verdict", "chain", "onnx_sha256"}}, "calibration": {"path", "sha256", "images"}}.
+
+    The stage passes whatever its variants' verdicts: a variant that fails is dropped by select, not here. Raises
+    RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit.
+    """
+    chains.check(section.variants)
+    data = dataset.load(inputs["data"].folder)
+    listed = calibration.read_or_draw(data, images=section.calibration.images, seed=seed)
+
+    from medge import model as classifier
+
+    teacher = classifier.load(inputs["finetune"].folder).requires_grad_(False)
+    bench = _Bench(data, teacher, listed, section.gate or ValidateSection(), seed, work)
+    found = [_float(bench, inputs["finetune"].folder)]
+    found += [_variant(bench, name, variant) for name, variant in section.variants.items()]
+    return {
+        "variants": {v.name: {"verdict": v.verdict, "chain": v.chain, "onnx_sha256": v.onnx_sha256} for v in found},
+        "calibration": {"path": listed.path.as_posix(), "sha256": listed.sha256, "images": len(listed.indices)},
+    }
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every variant is made from and judged with."""
+
+    data: DataSet
+    teacher: Classifier
+    listed: calibration.CalibrationList
+    gate: ValidateSection
+    seed: int
+    work: Path
+
+
+def _float(bench: _Bench, finetuned: Path) -> CompressedVariant:
+    """The uncompressed model. Its validation table is the one that finetune wrote with the same weights."""
+    folder = bench.work / "float"
+    if (folder / "variant.json").is_file():
+        return load(folder)
+    log = ["The model as it was fine-tuned; every other variant is compared with it."]
+    aside = _aside(bench.work / "scratch" / "float")
+    shutil.copyfile(finetuned / "predictions" / "validation.csv", aside / "validation.csv")
+    return _finish(bench, aside, folder, bench.teacher, CompressedVariant("float", False, [], log, "", "pass", {}))
+
+
+def _variant(bench: _Bench, name: str, variant: Variant) -> CompressedVariant:
+    """Tries the variant's chains in order and keeps the first that passes the gate, else the last."""
+    folder = bench.work / name
+    if (folder / "variant.json").is_file():
+        return load(folder)
+    tried: list[str] = []
+    for k, chain in enumerate(variant.first_passing):
+        place = bench.work / "scratch" / name / str(k)
+        attempt = _attempt(bench, name, chain, place)
+        tried += attempt.log
+        console.say(f"{name}: {attempt.log[-1]}")
+        if attempt.verdict == "pass" or k == len(variant.first_passing) - 1:
+            break
+    why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate and it is the last"
+    kept = CompressedVariant(
+        name, attempt.quantised, attempt.chain, [*tried, f"[{_names(chain)}] is kept: {why}."],
+        attempt.onnx_sha256, attempt.verdict, attempt.gate,
+    )  # fmt: skip
+    aside = _aside(bench.work / "scratch" / name / "kept")
+    for file in ("model.onnx", "validation.csv"):
+        shutil.copyfile(place / "done" / file, aside / file)
+    save(kept, aside)
+    os.replace(aside, folder)
+    return kept
+
+
+def _attempt(bench: _Bench, name: str, chain: Sequence[Step], place: Path) -> CompressedVariant:
+    """One chain, applied and judged; what it led to stays in `place`/done."""
+    done = place / "done"
+    if (done / "variant.json").is_file():
+        return load(done)
+    log: list[str] = []
+    compressed = _apply(bench, chain, place, log)
+    table = _outputs(bench, compressed, name)
+    reference = predictions.read(bench.work / "float" / "validation.csv")
+    judged = trial.judge(reference, table, reference, table, section=bench.gate, seed=bench.seed)
+    figures = trial.summary(judged)
+    log.append(f"[{_names(chain)}] {_sentence(judged.verdict, figures)}")
+    aside = _aside(place / "writing")
+    predictions.write(aside / "validation.csv", table)
+    steps = [step.model_dump(mode="json") for step in chain]
+    quantised = chains.quantises([step.compressor for step in chain])
+    found = CompressedVariant(name, quantised, steps, log, "", judged.verdict, figures)
+    return _finish(bench, aside, done, compressed, found)
+
+
+def _apply(bench: _Bench, chain: Sequence[Step], place: Path, log: list[str]) -> nn.Module:
+    """The model after every step of a chain; each step has a folder for its checkpoints."""
+    import torch
+
+    current: nn.Module = bench.teacher
+    for k, step in enumerate(chain):
+        compressor = plugins.load("compressors", step.compressor)
+        work = place / f"{k}-{step.compressor}"
+        work.mkdir(parents=True, exist_ok=True)
+        context = Context(bench.data, bench.listed.indices, bench.teacher, bench.seed, work, log)
+        torch.manual_seed(bench.seed)
+        current = compressor.apply(current, compressor.Options(**step.options), context)
+    return current
+
+
+def _outputs(bench: _Bench, model: nn.Module, name: str) -> Predictions:
+    from medge.model import predict
+
+    rows = bench.data.indices("validation")
+    return bench.data.predictions(rows, predict(model, bench.data, rows, description=f"{name} validation"))
+
+
+def _finish(
+    bench: _Bench, aside: Path, folder: Path, model: nn.Module, variant: CompressedVariant
+) -> CompressedVariant:
+    """Adds the ONNX file and variant.json to `aside` and renames it to `folder`."""
+    from medge.onnx_export import onnx_from_torch
+
+    wanted = bench.data.preprocess
+    onnx_from_torch(model, aside / "model.onnx", size=(wanted.height, wanted.width))
+    digest = sha256_of_file(aside / "model.onnx")
+    fields = {**variant.__dict__, "onnx_sha256": digest}
+    save(CompressedVariant(**fields), aside)
+    os.replace(aside, folder)
+    return load(folder)
+
+
+def _aside(folder: Path) -> Path:
+    """An empty folder to write in; what a killed run left in it is dropped."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _names(chain: Sequence[Step]) -> str:
+    return ", ".join(step.compressor for step in chain)
+
+
+def _sentence(verdict: str, figures: dict[str, Any]) -> str:
+    """The gate's verdict in words, with the figures that decide most often."""
+    flips, auc = figures["flips"], figures.get("auc")
+    parts = [f"{flips['count']} decisions flipped ({flips['rate']:.2%})"]
+    if auc is not None:
+        parts.append(f"AUC {auc['difference']:+.4f}")
+    others = [
+        key for key, item in figures.items() if isinstance(item, dict) and item.get("verdict") not in ("pass", None)
+    ]
+    held = f"; not met: {', '.join(others)}" if others else ""
+    return f"on validation images: {verdict}; {', '.join(parts)}{held}."
