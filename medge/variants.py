@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class CompressedVariant:
     log: list[str]
     onnx_sha256: str
     verdict: str
-    gate: dict[str, Any]
+    gate: dict[str, Any] = field(default_factory=dict)
 
 
 def save(variant: CompressedVariant, folder: Path) -> None:

@@ -93,7 +93,7 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     by_epoch = ", ".join(f"{loss:.3g}" for loss in run.losses)
     untrained = " (the model before training)" if kept == 0 else ""
     context.log.append(
-        f"qat: divergence from the float model on validation images by epoch: {by_epoch}; epoch {kept} is kept{untrained}."
+        f"qat: divergence from the float model on validation images {by_epoch} by epoch; epoch {kept} is kept{untrained}."
     )
     run.student.load_state_dict(run.best)
     return run.student.eval().requires_grad_(False)
@@ -240,7 +240,8 @@ def _loss(student: Any, teacher: Any, labels: torch.Tensor, options: Options) ->
     loss = loss + options.features * functional.mse_loss(features, aimed) / (aimed.square().mean() + 1e-12)
     if options.distillation < 1:
         loss = loss + (1 - options.distillation) * functional.cross_entropy(logits, labels)
-    return loss
+    total: torch.Tensor = loss
+    return total
 
 
 def _divergence(logits: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ def _float(bench: _Bench, finetuned: Path) -> CompressedVariant:
     log = ["The model as it was fine-tuned; every other variant is compared with it."]
     aside = _aside(bench.work / "scratch" / "float")
     shutil.copyfile(finetuned / "predictions" / "validation.csv", aside / "validation.csv")
-    return _finish(bench, aside, folder, bench.teacher, CompressedVariant("float", False, [], log, "", "pass", {}))
+    return _finish(bench, aside, folder, bench.teacher, CompressedVariant("float", False, [], log, "", "pass"))
 
 
 def _variant(bench: _Bench, name: str, variant: Variant) -> CompressedVariant:
