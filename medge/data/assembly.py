@@ -34,6 +34,7 @@ class Collected:
     external: NDArray[np.bool_]  # [N]
     labels: tuple[str, ...]
     notes: list[str]
+    warnings: list[str]
     problems: list[Problem]
 
 
@@ -52,10 +53,10 @@ class Divided:
 def collect(section: DataSection, *, seed: int, work: Path) -> Collected:
     """The rows to be decoded. Raises DataError where the source has none, MissingError where a package is missing."""
     table = plugins.load("data.sources", section.source).rows(section, seed=seed, work=work)
-    names, notes, problems = labels.ordered(
+    names, notes, warnings, problems = labels.ordered(
         sorted(set(table.labels)), classes=section.classes, positive=section.positive
     )
-    notes = [*table.notes, *notes]
+    notes, warnings = [*table.notes, *notes], [*table.warnings, *warnings]
     reserved = [name for name in table.subgroups if name in COLUMNS or name.startswith("logit_")]
     if reserved:
         problems.append(Problem(f"The subgroup column {reserved[0]!r} has a reserved name.", "Rename that column."))
@@ -74,9 +75,10 @@ def collect(section: DataSection, *, seed: int, work: Path) -> Collected:
     if section.external is not None and not problems:
         other = _external_table(section, names, seed=seed, work=work)
         notes += [f"external: {note}" for note in other.notes]
+        warnings += [f"external: {warning}" for warning in other.warnings]
         external = np.concatenate([external, np.ones(len(other), dtype=bool)])
         table = _joined(table, other)
-    return Collected(table, external, names, notes, problems)
+    return Collected(table, external, names, notes, warnings, problems)
 
 
 def refusals(table: SourceTable, decoded: Decoded) -> list[Problem]:

@@ -28,7 +28,9 @@ __all__ = [
     "refuse",
 ]
 
-NEAR_BITS = 10  # perceptual hashes (256 bits) this close are near duplicates
+# Perceptual hashes (256 bits) this close are near duplicates. Among 2,500 chest X-rays 2 pairs of different patients
+# are as close, among 2,500 skin lesions none; nine in ten copies are that were saved again, scaled or brightened.
+NEAR_BITS = 14
 _TILE = 2048  # rows compared at once: two tiles of float32 [2048, 256] and their product
 
 

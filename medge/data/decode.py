@@ -24,7 +24,7 @@ from medge.errors import ImageRefused
 from medge.records import Preprocess, sha256_of_json
 from medge.runtime.preprocess import load_image, pixels_sha256, prepare
 
-__all__ = ["HASH_BITS", "Decoded", "decode", "perceptual_hash"]
+__all__ = ["HASH_BITS", "Decoded", "decode", "perceptual_hash", "selected"]
 
 HASH_BITS = 256
 _BLOCK = 64  # images decoded between two marks of progress
@@ -70,6 +70,18 @@ def perceptual_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Difference hash: whether each of 16 x 16 cells is darker than its right neighbour, as 32 bytes."""
     cells = np.asarray(Image.fromarray(image).convert("L").resize((17, 16), Image.Resampling.BOX), dtype=np.int16)
     return np.packbits(cells[:, 1:] > cells[:, :-1])
+
+
+def selected(decoded: Decoded, rows: list[int]) -> Decoded:
+    """What was found in these rows only; refused ones among them are no longer told."""
+    return Decoded(
+        sha256s=[decoded.sha256s[row] for row in rows],
+        hashes=decoded.hashes[rows],
+        modes=[decoded.modes[row] for row in rows],
+        widths=decoded.widths[rows],
+        heights=decoded.heights[rows],
+        refused={},
+    )
 
 
 def _one(table: SourceTable, row: int, preprocess: Preprocess) -> tuple[bytes, list[Any]]:

@@ -25,7 +25,7 @@ class SourceTable:
 
     paths: unique names with forward slashes, relative to the source. labels: class names. groups: patient or lesion.
     splits: the side that the source itself gives, or None. ignored: files left out by rule, counted by reason.
-    notes: what a reader must know (a guess that was made, a rule that was applied).
+    notes: what a reader should know (a rule that was applied); warnings: what may make the figures wrong.
     identity: what, beside the columns, decides the pixels (sizes and times of files, the seed of a drawing).
     """
 
@@ -39,6 +39,7 @@ class SourceTable:
     synthetic: bool = False
     ignored: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     identity: str = ""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from medge.data.checks import refuse
 from medge.data.dataset import COLUMNS
 from medge.data.decode import Decoded, decode
 from medge.data.files import state_of
+from medge.data.inspect import counts
 from medge.recipe import DataSection
 from medge.records import Preprocess, sha256_of_file, write_json, write_text
 from medge.workspace import Inputs
@@ -40,15 +41,13 @@ def run(section: DataSection, inputs: Inputs, work: Path, seed: int) -> dict[str
     """
     collected = assembly.collect(section, seed=seed, work=work)
     refuse(collected.problems)
-    for note in collected.notes:
-        console.warn(note)
+    _tell(collected.notes, collected.warnings)
     preprocess = Preprocess(section.size, section.size, section.resize, section.interpolation)
     decoded = decode(collected.table, preprocess, work)
     refuse(assembly.refusals(collected.table, decoded))
     divided = assembly.divide(collected, decoded, section, seed=seed)
     refuse(divided.problems)
-    for note in divided.notes:
-        console.warn(note)
+    _tell(divided.notes, ())
     _write_manifest(work / "manifest.csv", collected, decoded, divided)
     _write_near_duplicates(work / "near-duplicates.csv", collected, divided)
     table = collected.table
@@ -73,14 +72,15 @@ def run(section: DataSection, inputs: Inputs, work: Path, seed: int) -> dict[str
         "pixel_identical": sum(len(same) - 1 for same in divided.identical),
         "near_duplicates": len(divided.near),
         "notes": [*collected.notes, *divided.notes],
+        "warnings": collected.warnings,
     }
 
 
-def counts(collected: Collected, divided: Divided) -> dict[str, dict[str, int]]:
-    """Images by side and class."""
-    pairs = Counter(zip(divided.split.tolist(), collected.table.labels, strict=True))
-    sides = [side for side in ("train", "validation", "test", "external") if side in set(divided.split.tolist())]
-    return {side: {label: pairs[(side, label)] for label in collected.labels} for side in sides}
+def _tell(notes: Sequence[str], warnings: Sequence[str]) -> None:
+    for note in notes:
+        console.stderr.print(note, markup=False)
+    for warning in warnings:
+        console.warn(warning)
 
 
 def _write_manifest(path: Path, collected: Collected, decoded: Decoded, divided: Divided) -> None:

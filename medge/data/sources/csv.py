@@ -39,9 +39,9 @@ def rows(section: Any, *, seed: int, work: Path) -> SourceTable:
         raise DataError(f"{manifest} lists no images.", fix="It needs one line for each image below the header.")
     located = [file_under(folder, path) for path in paths]
     _check(manifest, {name: columns[name] for name in filled}, paths, located)
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     if not names.group:
-        notes = (
+        warnings = (
             f"columns.group is not set: each of {len(paths)} images counts as a group of its own. If a patient has "
             f"several images, the figures will be too good; name the column of patients or lesions.",
         )
@@ -53,7 +53,7 @@ def rows(section: Any, *, seed: int, work: Path) -> SourceTable:
         subgroups={name: interned(columns[name]) for name in names.subgroups},
         splits=interned(columns[split]) if split else None,
         fetch=lambda row: located[row],
-        notes=notes,
+        warnings=warnings,
         identity=state_of([manifest, *located]),
     )
 

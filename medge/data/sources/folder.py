@@ -43,7 +43,7 @@ def rows(section: Any, *, seed: int, work: Path) -> SourceTable:
     if stray:
         raise DataError(f"{len(stray)} files in {folder} lie in no class folder:\n{listing(stray)}", fix=_LAYOUT)
     parts = [path.split("/", depth + 1) for path in paths]
-    groups, note = _groups(paths)
+    groups, alone = _groups(paths)
     return SourceTable(
         name=safe_name(folder.resolve().name),
         paths=paths,
@@ -52,7 +52,8 @@ def rows(section: Any, *, seed: int, work: Path) -> SourceTable:
         fetch=lambda row: folder / paths[row],
         splits=interned(part[0] for part in parts) if depth else None,
         ignored=ignored,
-        notes=(note,),
+        notes=(f"Patients were read from the file names: {len(set(groups))} groups.",) if alone < len(paths) else (),
+        warnings=(_unknown_patients(alone, len(paths)),) if alone else (),
         identity=state_of(folder / path for path in paths),
     )
 
@@ -63,16 +64,16 @@ def group_of(path: str) -> str | None:
     return match[match.lastgroup] if match and match.lastgroup else None
 
 
-def _groups(paths: list[str]) -> tuple[list[str], str]:
-    """A group for each image, and the sentence that says where it came from."""
+def _groups(paths: list[str]) -> tuple[list[str], int]:
+    """A group for each image, and how many images are groups of their own because nothing is known of them."""
     found = [group_of(path) for path in paths]
-    named = sum(group is not None for group in found)
     groups = interned(path if group is None else group for path, group in zip(paths, found, strict=True))
-    alone = len(paths) - named
-    if not alone:
-        return groups, f"Patients were read from the file names: {len(set(groups))} among {len(paths)} images."
-    told = f"for {alone} of {len(paths)} images" if named else "for any image"
-    return groups, (
+    return groups, sum(group is None for group in found)
+
+
+def _unknown_patients(alone: int, images: int) -> str:
+    told = "for any image" if alone == images else f"for {alone} of {images} images"
+    return (
         f"Patients are not known {told}: each of these counts as a group of its own. If a patient has several images, "
         f"the figures will be too good; name the patients in a CSV manifest (source: csv, columns.group)."
     )

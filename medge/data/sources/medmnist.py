@@ -65,7 +65,7 @@ def rows(section: Any, *, seed: int, work: Path) -> SourceTable:
         groups=paths,
         splits=interned(sides),
         fetch=fetch,
-        notes=("MedMNIST tells no patients: each image counts as a group of its own.",),
+        warnings=("MedMNIST tells no patients: each image counts as a group of its own.",),
         identity=state_of([archive]),
     )
 
