@@ -93,7 +93,8 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     by_epoch = ", ".join(f"{loss:.3g}" for loss in run.losses)
     untrained = " (the model before training)" if kept == 0 else ""
     context.log.append(
-        f"qat: divergence from the float model on validation images {by_epoch} by epoch; epoch {kept} is kept{untrained}."
+        f"qat: divergence from the float model on validation images by epoch: {by_epoch}; "
+        f"epoch {kept} is kept{untrained}."
     )
     run.student.load_state_dict(run.best)
     return run.student.eval().requires_grad_(False)
