@@ -1,0 +1,55 @@
+"""Rewrites an explicitly quantised ONNX graph (Q/DQ, as NNCF writes it) to what a backend declares as data.
+
+One Q/DQ graph is not right for every engine: ONNX Runtime fuses integer kernels only for uint8 activations, int32
+biases and a pair at every convolution's output; TensorRT reads int8 with zero point 0 only; OpenVINO takes NNCF's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from medge.errors import ToolError
+from medge.lowering import convolutions, outputs, quantisers, simplify
+from medge.lowering.net import load, save
+from medge.protocols import QuantRules
+
+__all__ = ["lower"]
+
+
+def lower(
+    source: Path, target: Path, rules: QuantRules, *, calibration_images: Iterable[NDArray[Any]] | None = None
+) -> None:
+    """Writes `source`, an ONNX file, to `target` as `rules` want it; a float graph is only made static.
+
+    calibration_images: uint8 [height, width, 3], of training images; needed where `rules` want ranges that the graph
+    does not hold. The file is written aside and renamed, and the same input gives the same bytes. Raises ToolError
+    for a graph that cannot be written so, DataError where images are needed and missing.
+    """
+    net = load(source)
+    simplify.fold_constants(net)
+    simplify.merge_pads(net)
+    if rules.activations == "uint8":
+        outputs.repeat_pairs(net)
+        quantisers.to_uint8(net)
+        simplify.normalise_by_rows(net)
+    elif rules.activations == "int8":
+        quantisers.to_int8(net)
+        convolutions.weights_for_tensorrt(net)
+        convolutions.float_biases(net)
+    elif rules.activations != "as-is":
+        raise ToolError(f"No activations '{rules.activations}'.", fix="Choose one of: as-is, uint8, int8.")
+    if rules.quantize_conv_outputs:
+        outputs.quantise_outputs(net, calibration_images)
+    if rules.quantize_bias:
+        convolutions.quantise_biases(net)
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        save(net, aside)
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
