@@ -10,14 +10,12 @@ import numpy as np
 
 from medge import plugins, predictions
 from medge.data import dataset
-from medge.records import Engine, file_record, to_json, write_json, write_text
-from medge.runtime.predict import predict_logits
+from medge.records import Engine, file_record, sha256_of_file, to_json, write_json, write_text
+from medge.runtime.predict import predict_logits, start_engine
 from medge.workspace import Stage
 from tests.synthetic_run import write_data
 
-__all__ = ["ENGINE", "fake_inputs", "write_onnx"]
-
-ENGINE = "float/onnxruntime-float32"
+__all__ = ["fake_inputs", "write_onnx"]
 
 
 def write_onnx(path: Path, *, size: int) -> None:
@@ -49,8 +47,17 @@ def write_onnx(path: Path, *, size: int) -> None:
     onnx.save(model, str(path))
 
 
-def fake_inputs(run: Path, *, size: int = 32, images: int = 60, synthetic: bool = True) -> dict[str, Stage]:
-    """Every stage that package reads, in `run`. The float model is the engine itself."""
+def fake_inputs(
+    run: Path,
+    *,
+    size: int = 32,
+    images: int = 60,
+    synthetic: bool = True,
+    backend: str = "onnxruntime",
+    onnx: Path | None = None,
+    precision: str = "float32",
+) -> dict[str, Stage]:
+    """Every stage that package reads, in `run`. The float model is the engine itself: `onnx`, or the means."""
     names = ("data", "finetune", "compress", "compile", "validate", "profile", "select")
     stages = {name: _stage(run, k, name) for k, name in enumerate(names, start=1)}
     write_data(stages["data"].folder, images=images, size=size, synthetic=synthetic)
@@ -58,9 +65,12 @@ def fake_inputs(run: Path, *, size: int = 32, images: int = 60, synthetic: bool 
         stage.folder.mkdir(parents=True, exist_ok=True)
     write_text(run / "recipe.yaml", "name: fake\nseed: 0\n")
     write_json(stages["finetune"].folder / "model.json", {"timm_name": "means", "weights": "none"})
-    engine, folder = _write_engine(stages["compile"].folder, size=size)
+    if onnx is None:
+        onnx = run / "means.onnx"
+        write_onnx(onnx, size=size)
+    engine, folder = _write_engine(stages["compile"].folder, onnx, backend, precision)
     _write_predictions(stages, engine, folder)
-    _write_judgement(stages)
+    _write_judgement(stages, engine.name)
     return stages
 
 
@@ -69,20 +79,20 @@ def _stage(run: Path, number: int, name: str) -> Stage:
     return Stage(name, run / f"{number}-{name}", f"{number:064x}", f"{number:064x}", values, 0.0, {}, False)
 
 
-def _write_engine(compile_folder: Path, *, size: int) -> tuple[Engine, Path]:
-    folder = compile_folder / ENGINE
+def _write_engine(compile_folder: Path, onnx: Path, backend: str, precision: str) -> tuple[Engine, Path]:
+    variant = "int8" if precision == "int8" else "float"
+    folder = compile_folder / variant / f"{backend}-{precision}"
     folder.mkdir(parents=True)
-    write_onnx(folder / "model.onnx", size=size)
-    backend = plugins.load("backends", "onnxruntime")
-    file = file_record(folder, folder / "model.onnx")
-    engine = Engine("float", "onnxruntime", "float32", (file,), file.sha256, backend.versions())
+    module = plugins.load("backends", backend)
+    files = tuple(file_record(folder, folder / name) for name in module.build(onnx, folder, precision=precision))
+    engine = Engine(variant, backend, precision, files, sha256_of_file(onnx), module.versions())
     write_json(folder / "engine.json", to_json(engine))
     return engine, folder
 
 
 def _write_predictions(stages: Mapping[str, Stage], engine: Engine, folder: Path) -> None:
     data = dataset.load(stages["data"].folder)
-    session = plugins.load("backends", "onnxruntime").start(folder, ["model.onnx"], precision="float32", threads=1)
+    session = start_engine(engine, folder, threads=1)
     tables = stages["validate"].folder / "predictions"
     tables.mkdir()
     for split in ("validation", "test"):
@@ -92,7 +102,7 @@ def _write_predictions(stages: Mapping[str, Stage], engine: Engine, folder: Path
             predictions.write(tables / f"{name}-{split}.csv", table)
 
 
-def _write_judgement(stages: Mapping[str, Stage]) -> None:
+def _write_judgement(stages: Mapping[str, Stage], name: str) -> None:
     metric = {"value": 0.9, "lower": 0.8, "upper": 0.95}
     trial = {
         "verdict": "pass",
@@ -101,10 +111,10 @@ def _write_judgement(stages: Mapping[str, Stage]) -> None:
         "confusion": {"float": [[1, 0], [0, 1]], "engine": [[1, 0], [0, 1]]},
         "flips": {"rate": 0.0, "count": 0, "rows": ["secret path"]},
     }
-    trials = {"protocol_sha256": "5" * 64, "engines": {ENGINE: {"validation": trial, "test": trial}}}
+    trials = {"protocol_sha256": "5" * 64, "engines": {name: {"validation": trial, "test": trial}}}
     write_json(stages["validate"].folder / "trials.json", trials)
-    latency = {"threads": 1, "engines": {ENGINE: {"p50_ms": 1.0}}, "ratio_to_float": {ENGINE: None}}
+    latency = {"threads": 2, "engines": {name: {"p50_ms": 1.0}}, "ratio_to_float": {name: None}}
     write_json(stages["profile"].folder / "latency.json", latency)
     point = {"rule": "youden", "threshold": 0.45, "temperature": 1.5, "positive": "PNEUMONIA"}
-    choice = {"chosen": ENGINE, "sentence": "It is the only one.", "operating_point": point}
+    choice = {"chosen": name, "sentence": "It is the only one.", "operating_point": point}
     write_json(stages["select"].folder / "choice.json", choice)

@@ -9,17 +9,19 @@ A drawn test picture, prepared here and there, shows that resizing is the same.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import numpy as np
 
 from medge.errors import GateFailed
-from medge.protocols import Session
 from medge.records import NOTICE
 from medge.runtime.bundle import Bundle
 from medge.runtime.decision import decide, probabilities
 from medge.runtime.predict import predict_logits
 from medge.runtime.preprocess import load_image, prepare
+
+if TYPE_CHECKING:
+    from medge.protocols import Session
 
 __all__ = ["GREY_LEVELS", "TOLERANCE", "golden_image", "pattern", "replay"]
 

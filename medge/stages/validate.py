@@ -18,7 +18,7 @@ from medge.errors import DataError, ToolError
 from medge.predictions import Predictions
 from medge.recipe import ValidateSection
 from medge.records import NOTICE, Engine, sha256_of_json, to_json, write_json
-from medge.runtime.predict import logits_in_child
+from medge.runtime.child import logits_in_child
 from medge.trial import Trial, judge
 from medge.verdicts import verdict_table
 from medge.workspace import Inputs

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from medge.errors import DataError, IntegrityError, MissingError, ToolError
 from medge.records import Engine, file_record
-from medge.runtime.predict import logits_in_child, predict_logits, predict_table, read_rows
+from medge.runtime.child import logits_in_child, read_rows
+from medge.runtime.predict import predict_logits, predict_table
 
 BACKEND = '''
 """A backend whose engine is a text file: the logits are the channel means, or what the file asks for."""
