@@ -11,16 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medge import flips, operating
 from medge.errors import DataError
 from medge.gate import Check, checks, worst
-from medge.metrics import Metric, metrics, resampled_metrics, statistics_of
+from medge.metrics import (
+    Metric,
+    Model,
+    count_columns,
+    metrics,
+    rates_of_counts,
+    resampled_metrics,
+    statistics_of,
+)
 from medge.pairing import Paired, pair
 from medge.predictions import Predictions, read
 from medge.recipe import ValidateSection
 from medge.records import sha256_of_json
-from medge.statistics.bootstrap import group_index, resample
+from medge.statistics.bootstrap import group_index, resample, totals
 from medge.statistics.mcnemar import exact_p
 
 __all__ = ["Check", "Trial", "judge", "summary", "trial_of_files"]
@@ -120,20 +129,7 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
     index, groups = group_index(judged.group)
     if groups < 2:
         raise DataError(f"All {len(judged)} images are of one group.", fix="Name the patient or lesion of each image.")
-    per_model = [statistics_of(model, index, groups) for model in models.values()]
-    answers = iter(
-        resample(
-            [statistic for statistics in per_model for statistic in statistics],
-            groups,
-            images=len(judged),
-            resamples=section.bootstrap,
-            seed=seed,
-        )
-    )
-    resampled = {
-        name: resampled_metrics(classes, [next(answers) for _ in statistics])
-        for name, statistics in zip(models, per_model, strict=True)
-    }
+    resampled = _resampled(models, index, groups, section.bootstrap, seed)
     used = models[section.transfer]
     made = checks(models, resampled, section)
     right_before, right_after = models["float"].decisions == judged.labels, used.decisions == judged.labels
@@ -158,7 +154,24 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
     )
 
 
-def _confusion(model: Any) -> list[list[int]]:
+def _resampled(
+    models: dict[str, Model], index: NDArray[np.int64], groups: int, resamples: int, seed: int
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Every metric of `float`, `carried` and `refitted` over the same draws; another threshold changes counts alone."""
+    classes = models["float"].classes
+    before, after = (statistics_of(models[name], index, groups) for name in ("float", "carried"))
+    refitted = totals(count_columns(models["refitted"].labels, models["refitted"].decisions, classes), index, groups)
+    images = len(models["float"].labels)
+    answers = resample([*before, *after, refitted], groups, images=images, resamples=resamples, seed=seed)
+    carried = resampled_metrics(classes, answers[len(before) : -1])
+    return {
+        "float": resampled_metrics(classes, answers[: len(before)]),
+        "carried": carried,
+        "refitted": {**carried, **rates_of_counts(answers[-1], classes)},
+    }
+
+
+def _confusion(model: Model) -> list[list[int]]:
     from sklearn.metrics import confusion_matrix
 
     matrix = confusion_matrix(model.labels, model.decisions, labels=list(range(model.classes)))

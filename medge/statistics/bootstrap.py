@@ -35,7 +35,7 @@ def group_index(groups: Sequence[str]) -> tuple[Ints, int]:
 def resample(statistics: Sequence[Statistic], groups: int, *, images: int, resamples: int, seed: int) -> list[Floats]:
     """Each statistic's values [resamples, k] over the same `resamples` draws of `groups` groups.
 
-    `images` bounds the memory: at most about 12 arrays of 2^19 numbers for each of two workers. The draws depend on
+    `images` bounds the memory: about 12 arrays of 2^19 numbers (or `images`, if more) for each of two workers. The draws depend on
     the seed, `groups` and `images` alone.
     """
     size = max(1, _ELEMENTS // max(images, groups))
@@ -66,31 +66,33 @@ def ranking(scores: Floats, positive: Bools, index: Ints) -> Statistic:
     Average precision is the sum over thresholds of precision times the gain in recall, as scikit-learn has it. A
     resample without both classes is NaN.
     """
-    order = np.argsort(scores, kind="stable")
-    ascending = scores[order]
-    ends = np.flatnonzero(np.append(ascending[1:] != ascending[:-1], True))  # the last row of each tie
-    who, positives = index[order], positive[order].astype(np.float64)
-    tied = len(ends) < len(scores)
+    order = np.argsort(-scores, kind="stable")
+    yes, no = order[positive[order]], order[~positive[order]]
+    down, down_no = -scores[yes], -scores[no]
+    above, with_ties = (np.searchsorted(down_no, down, side=side) for side in ("left", "right"))
+    last = np.searchsorted(down, down, side="right") - 1  # the last positive of each one's tie
+    ties_across, ties_within = bool((above != with_ties).any()), bool((last != np.arange(len(yes))).any())
+    group_of_yes, group_of_no = index[yes], index[no]
 
     def statistic(weights: Floats) -> Floats:
-        rows = np.take(weights, who, axis=1)
-        seen = np.cumsum(rows, axis=1)
-        rows *= positives
+        rows = np.take(weights, group_of_yes, axis=1)
+        # one zero in front: entry k holds the weight of the k highest negatives
+        negatives = np.zeros((len(weights), len(no) + 1))
+        np.cumsum(np.take(weights, group_of_no, axis=1), axis=1, out=negatives[:, 1:])
         found = np.cumsum(rows, axis=1)
-        if tied:
-            seen, found = seen[:, ends], found[:, ends]
-            rows = np.diff(found, axis=1, prepend=0.0)
-        # `rows` now holds the positives of each tie, `seen` and `found` images and positives up to and with it
-        all_images, all_positives = seen[:, -1:].copy(), found[:, -1:].copy()
-        here = np.diff(seen, axis=1, prepend=0.0)
+        all_yes, all_no = found[:, -1].copy(), negatives[:, -1].copy()
+        false_alarms = np.take(negatives, with_ties, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            negatives_below = seen - found - 0.5 * (here - rows)
-            area = np.einsum("ij,ij->i", rows, negatives_below)
-            area /= (all_positives * (all_images - all_positives))[:, 0]
-            seen -= here
-            found -= rows
-            precision = (all_positives - found) / np.maximum(all_images - seen, 1.0)
-            average = np.einsum("ij,ij->i", rows, precision) / all_positives[:, 0]
+            beaten_by = np.einsum("ij,ij->i", rows, false_alarms)
+            if ties_across:
+                beaten_by = 0.5 * (beaten_by + np.einsum("ij,ij->i", rows, np.take(negatives, above, axis=1)))
+            if ties_within:
+                found = np.take(found, last, axis=1)
+            false_alarms += found
+            found /= np.maximum(false_alarms, 1.0, out=false_alarms)  # precision at each positive
+            area = 1.0 - beaten_by / (all_yes * all_no)
+            average = np.einsum("ij,ij->i", rows, found) / all_yes
+        average[all_no == 0] = np.nan
         return np.stack([area, average], axis=1)
 
     return statistic
