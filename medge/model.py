@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 torchvision_ops.define_missing()
 
-__all__ = ["Classifier", "ModelSpec", "create", "load", "predict", "save", "specify"]
+__all__ = ["Classifier", "ModelSpec", "create", "load", "predict", "save", "specify", "write_bytes"]
 
 HEADS = ("batchnorm", "plain")
 
@@ -139,13 +139,24 @@ def drop_mlp(backbone: nn.Module) -> None:
 
 def save(model: Classifier, folder: Path) -> None:
     """Writes model.safetensors and model.json (the spec), each aside and renamed."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    aside = folder / f".model.safetensors.{os.getpid()}"
-    save_file(state, aside, metadata={"format": "pt"})
-    os.replace(aside, folder / "model.safetensors")
+    write_bytes(folder / "model.safetensors", serialized(state, metadata={"format": "pt"}))
     write_json(folder / "model.json", model.spec)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Written aside, flushed to the disk and renamed. Raises OSError (a full disk, for one); `path` is never half."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def load(folder: Path) -> Classifier:

@@ -98,6 +98,12 @@ class Augment(Section):
     vertical_flip_probability: Fraction = 0.0
     zoom: tuple[Annotated[float, Field(gt=0, le=4)], Annotated[float, Field(gt=0, le=4)]] = (0.9, 1.1)
 
+    @model_validator(mode="after")
+    def _zoom_ascends(self) -> Augment:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError("zoom is [smallest, largest]")
+        return self
+
 
 class AbsoluteLimits(Section):
     """What the float model must reach on validation before anything is compressed."""

@@ -1,0 +1,165 @@
+"""Fine-tuning: a head on a frozen backbone first, then blocks unfrozen from the last one down.
+
+Writes model.safetensors, model.json, history.json and predictions/validation.csv (float32 outputs of torch).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medge import console, predictions
+from medge.data.dataset import DataSet
+from medge.data.dataset import load as load_data
+from medge.errors import DataError, RecipeError
+from medge.recipe import AbsoluteLimits, FinetuneSection
+from medge.records import sha256_of_file, write_json
+from medge.workspace import Inputs
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from medge.epochs import Epoch
+    from medge.model import Classifier
+    from medge.training import Scores
+
+__all__ = ["fingerprint", "run"]
+
+
+def fingerprint(section: FinetuneSection) -> str:
+    """The sha256 of the weights file that the section names: the recipe holds only its path."""
+    path = Path(section.weights)
+    return sha256_of_file(path) if path.is_file() else ""
+
+
+def run(section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    """Trains the classifier of `section` on the data stage's training images; the best epoch on validation is kept.
+
+    Started by `accelerate launch`, every process calls this and shares each batch; only the main one writes files and
+    only its return value counts.
+    """
+    from medge import model as models
+    from medge import training
+
+    data = load_data(inputs["data"].folder)
+    accelerator = _start(section)
+    model = _create(section, data, seed).to(accelerator.device)
+    scratch = work / "scratch"
+    scratch.mkdir(exist_ok=True)
+    dtype = training.training_dtype(section.precision, accelerator.device)
+    history = _train(model, section, data, seed=seed, scratch=scratch, accelerator=accelerator, dtype=dtype)
+    values: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        model.eval()
+        models.save(model, work)
+        rows = data.indices("validation")
+        logits = models.predict(model, data, rows, description="validation")
+        (work / "predictions").mkdir(exist_ok=True)
+        predictions.write(work / "predictions" / "validation.csv", data.predictions(rows, logits))
+        write_json(work / "history.json", history)
+        found = training.score(logits, data.label[rows])
+        values = _values(model, section, found, history, dtype=dtype)
+    accelerator.wait_for_everyone()
+    return values
+
+
+def _start(section: FinetuneSection) -> Accelerator:
+    """The processes of this launch (usually one), with CUDA set to repeat itself exactly."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    if accelerator.device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+    processes = accelerator.num_processes
+    if section.batch_size % processes or section.batch_size // processes < 2:
+        raise RecipeError(
+            f"A batch of {section.batch_size} images cannot be shared by {processes} processes.",
+            fix=f"Set finetune.batch_size to a multiple of {processes}, at least {2 * processes}.",
+        )
+    return accelerator
+
+
+def _create(section: FinetuneSection, data: DataSet, seed: int) -> Classifier:
+    import torch
+
+    from medge import model as models
+    from medge import weights
+
+    if data.preprocess.width != data.preprocess.height:
+        raise DataError("The images are not square.", fix="Give data.size one number.")
+    for split in ("train", "validation"):
+        if len(data.indices(split)) < 2:
+            raise DataError(f"There are fewer than two {split} images.", fix="Add images, or change data.split.")
+    spec = models.specify(
+        section.model,
+        classes=len(data.labels),
+        head=section.head,
+        dropout=section.dropout,
+        size=data.preprocess.width,
+    )
+    torch.manual_seed(seed)
+    model = models.create(spec)
+    weights.fill(model, section.weights)
+    return model
+
+
+def _train(
+    model: Classifier,
+    section: FinetuneSection,
+    data: DataSet,
+    *,
+    seed: int,
+    scratch: Path,
+    accelerator: Accelerator,
+    dtype: torch.dtype,
+) -> list[Epoch]:
+    """Both phases, each continued from its checkpoint where there is one."""
+    from medge.phases import Job, train_blocks, train_head
+
+    job = Job(model, section, data, seed, scratch, accelerator, dtype)
+    history: list[Epoch] = []
+    baseline = None
+    if section.frozen_epochs:
+        history = train_head(job)
+        baseline = max((e.scores for e in history), key=lambda s: s.rank)
+    if section.epochs:
+        history = history + train_blocks(job, baseline=baseline)
+    return history
+
+
+def _values(
+    model: Classifier, section: FinetuneSection, found: Scores, history: list[Epoch], *, dtype: torch.dtype
+) -> dict[str, Any]:
+    checks = _checks(found, section.limits)
+    best = max(history, key=lambda e: e.scores.rank, default=None)
+    return {
+        "verdict": "pass" if all(check["verdict"] == "pass" for check in checks) else "fail",
+        "limits": checks,
+        "validation": {"auc": found.auc, "accuracy": found.accuracy, "log_loss": found.loss},
+        "model": model.spec.timm_name,
+        "weights": model.spec.weights,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": str(dtype).removeprefix("torch."),
+        "epochs": len(history),
+        "best": None if best is None else {"phase": best.phase, "epoch": best.epoch},
+    }
+
+
+def _checks(found: Scores, limits: AbsoluteLimits) -> list[dict[str, Any]]:
+    """One entry for each limit that the recipe sets."""
+    checks = []
+    for quantity in ("auc", "accuracy"):
+        limit = getattr(limits, quantity)
+        if limit is not None:
+            value = getattr(found, quantity)
+            verdict = "pass" if value >= limit else "fail"
+            checks.append({"quantity": quantity, "value": value, "limit": limit, "verdict": verdict})
+            if verdict == "fail":
+                console.warn(f"Validation {quantity} {value:.4f} is below the limit {limit}.")
+    return checks
