@@ -82,6 +82,9 @@ def _shape(value: Any) -> list[int]:
 
 def _signed_int8(net: Net) -> Iterator[str]:
     """TensorRT's rules for explicit quantisation: int8 only, zero point 0, per channel along axis 0 for weights."""
+    for node in net.consumers(net.inputs[0]):
+        if node.op_type != "Cast":
+            yield f"{node.name or node.output[0]}: reads the uint8 image; TensorRT wants a Cast there"
     for node in net.of_type("QuantizeLinear", "DequantizeLinear"):
         name = node.name or node.output[0]
         values = net.value(node.input[0])

@@ -14,8 +14,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medge.errors import ToolError
-from medge.lowering import convolutions, outputs, quantisers, simplify
-from medge.lowering.net import load, save
+from medge.lowering import convolutions, image, outputs, quantisers, simplify
+from medge.lowering.net import Net, load, save
 from medge.protocols import QuantRules
 
 __all__ = ["lower"]
@@ -33,23 +33,36 @@ def lower(
     net = load(source)
     simplify.fold_constants(net)
     simplify.merge_pads(net)
-    if rules.activations == "uint8":
-        outputs.repeat_pairs(net)
-        quantisers.to_uint8(net)
-        simplify.normalise_by_rows(net)
+    quantised = bool(net.of_type("QuantizeLinear"))
+    if rules.activations == "uint8" and quantised:
+        _for_uint8_kernels(net, rules, calibration_images)
     elif rules.activations == "int8":
-        quantisers.to_int8(net)
-        convolutions.weights_for_tensorrt(net)
-        convolutions.float_biases(net)
-    elif rules.activations != "as-is":
+        _for_signed_int8(net)
+    elif rules.activations not in ("as-is", "uint8"):
         raise ToolError(f"No activations '{rules.activations}'.", fix="Choose one of: as-is, uint8, int8.")
-    if rules.quantize_conv_outputs:
-        outputs.quantise_outputs(net, calibration_images)
-    if rules.quantize_bias:
-        convolutions.quantise_biases(net)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         save(net, aside)
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _for_uint8_kernels(net: Net, rules: QuantRules, images: Iterable[NDArray[Any]] | None) -> None:
+    """What ONNX Runtime fuses to QLinearConv and its like."""
+    outputs.repeat_pairs(net)
+    quantisers.to_uint8(net)
+    image.cast_first(net)
+    image.normalise_by_rows(net)
+    if rules.quantize_conv_outputs:
+        outputs.quantise_outputs(net, images)
+    if rules.quantize_bias:
+        convolutions.quantise_biases(net)
+
+
+def _for_signed_int8(net: Net) -> None:
+    """What TensorRT 8.6, 10 and 11 read alike."""
+    image.cast_first(net)
+    quantisers.to_int8(net)
+    convolutions.weights_for_tensorrt(net)
+    convolutions.float_biases(net)

@@ -12,7 +12,7 @@ import numpy as np
 
 from medge.lowering.net import Array, Net, Node, attribute, to_model
 
-__all__ = ["fold_constants", "merge_pads", "normalise_by_rows"]
+__all__ = ["fold_constants", "merge_pads", "static_shapes"]
 
 _KEPT = ("DequantizeLinear", "QuantizeLinear")  # what is quantised stays small and stays visible to the backend
 
@@ -20,7 +20,7 @@ _KEPT = ("DequantizeLinear", "QuantizeLinear")  # what is quantised stays small 
 def fold_constants(net: Net) -> None:
     """Nodes of constants, and shapes that are known, become constants, until nothing changes."""
     while True:
-        shapes = _static_shapes(net)
+        shapes = static_shapes(net)
         folded = False
         for node in list(net.nodes):
             values = _value_of(net, node, shapes)
@@ -47,50 +47,7 @@ def merge_pads(net: Net) -> None:
         net.nodes.remove(node)
 
 
-def normalise_by_rows(net: Net) -> None:
-    """Normalisation per colour is done on rows of the NHWC input, before the transposition: the same values.
-
-    A backend that keeps NHWC inside would otherwise broadcast three numbers over each pixel, which takes longer
-    than a convolution (measured: a fifth of EfficientNet-Lite0's time in ONNX Runtime).
-    """
-    chain = _normalisation(net)
-    if not chain:
-        return
-    source, transpose = net.inputs[0], chain[0]
-    _, height, width, colours = _static_shapes(net)[source]
-    current = net.add("Cast", [source], "rows/float", to=1)
-    current = net.add("Reshape", [current, net.constant("rows/shape", np.array([1, height, width * colours]))], "rows")
-    for node in chain[2:]:
-        values = np.broadcast_to(net.constants[node.input[1]].reshape(-1), (colours,))
-        row = net.constant("rows/constant", np.tile(values, width))
-        current = net.add(node.op_type, [current, row], "rows/normalised")
-    shape = net.constant("rows/image_shape", np.array([1, height, width, colours]))
-    current = net.add("Reshape", [current, shape], "rows/image")
-    current = net.add("Transpose", [current], "rows/planes", perm=list(attribute(transpose, "perm", [])))
-    net.redirect(chain[-1].output[0], current)
-
-
-def _normalisation(net: Net) -> list[Node]:
-    """Transpose to NCHW, Cast to float and arithmetic per colour, as the input's only readers; else nothing."""
-    chain: list[Node] = []
-    tensor = net.inputs[0]
-    while len(net.consumers(tensor)) == 1 and tensor not in net.outputs:
-        node = net.consumers(tensor)[0]
-        expected = ("Transpose", "Cast")[len(chain)] if len(chain) < 2 else node.op_type
-        constant = net.value(node.input[1]) if len(chain) >= 2 and len(node.input) == 2 else None
-        if node.op_type != expected or (len(chain) >= 2 and node.op_type not in ("Sub", "Div", "Mul", "Add")):
-            break
-        if len(chain) >= 2 and (constant is None or constant.shape not in ((), (1, 3, 1, 1), (3, 1, 1))):
-            break
-        chain.append(node)
-        tensor = node.output[0]
-    is_float_planes = (
-        len(chain) > 2 and attribute(chain[0], "perm", []) == [0, 3, 1, 2] and attribute(chain[1], "to", 0) == 1
-    )
-    return chain if is_float_planes else []
-
-
-def _static_shapes(net: Net) -> dict[str, tuple[int, ...]]:
+def static_shapes(net: Net) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors whose every dimension is known."""
     import onnx
 
