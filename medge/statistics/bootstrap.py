@@ -35,8 +35,8 @@ def group_index(groups: Sequence[str]) -> tuple[Ints, int]:
 def resample(statistics: Sequence[Statistic], groups: int, *, images: int, resamples: int, seed: int) -> list[Floats]:
     """Each statistic's values [resamples, k] over the same `resamples` draws of `groups` groups.
 
-    `images` bounds the memory: about 12 arrays of 2^19 numbers (or `images`, if more) for each of two workers. The draws depend on
-    the seed, `groups` and `images` alone.
+    `images` bounds the memory: about 12 arrays of 2^19 numbers (or `images`, if more) for each of two workers. The
+    draws depend on the seed, `groups` and `images` alone.
     """
     size = max(1, _ELEMENTS // max(images, groups))
     starts = range(0, resamples, size)

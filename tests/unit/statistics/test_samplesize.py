@@ -1,0 +1,39 @@
+"""The number of images that a verdict asks for does decide, about as often as promised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from medge.statistics.intervals import tango
+from medge.statistics.samplesize import factor_for_difference, images_for_proportions
+
+
+def test_without_a_discordant_pair_the_answer_is_where_the_interval_clears_the_margin():
+    needed = images_for_proportions(0, 0, 50, margin=-0.02, alpha=0.05)
+    z = norm.isf(0.05)
+    assert needed == np.ceil(z * z * 0.98 / 0.02)
+    assert tango(0, 0, needed)[0] > -0.02 - 1e-9
+    assert tango(0, 0, needed - 1)[0] < -0.02
+
+
+@pytest.mark.parametrize(("gained", "lost", "images"), [(1, 1, 100), (2, 3, 200), (0, 1, 120), (0, 8, 100)])
+def test_with_the_images_it_asks_for_at_least_about_four_of_five_trials_decide(gained, lost, images):
+    needed = images_for_proportions(gained, lost, images, margin=-0.02, alpha=0.05)
+    b, c = gained / images, lost / images
+    tables = np.random.default_rng(0).multinomial(needed, [b, c, 1 - b - c], size=800)
+    bounds = [tango(int(x), int(y), needed) for x, y, _ in tables]
+    decided = np.mean([lower > -0.02 if b - c > -0.02 else upper < -0.02 for lower, upper in bounds])
+    assert 0.72 <= decided <= 0.95
+
+
+def test_a_difference_on_the_margin_has_no_answer():
+    assert images_for_proportions(0, 2, 100, margin=-0.02, alpha=0.05) is None
+    assert factor_for_difference(0.1, 0.0, alpha=0.05) is None
+
+
+def test_factor_scales_the_variance_to_eighty_percent_power():
+    factor = factor_for_difference(0.02**2, 0.03, alpha=0.05)
+    error = 0.02 / np.sqrt(factor)
+    assert norm.sf(norm.isf(0.05) - 0.03 / error) == pytest.approx(0.8)

@@ -1,0 +1,299 @@
+"""The trial: its verdicts, its symmetries, its point values, and every table that it must refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as known
+
+from medge import predictions
+from medge.errors import DataError, RecipeError
+from medge.predictions import Predictions
+from medge.recipe import Margins, ValidateSection
+from medge.records import to_json
+from medge.statistics.scores import positive_score, score_of_probability
+from medge.trial import Trial, judge, summary, trial_of_files
+from tests.unit.tables import noisy, rows, table
+
+QUICK = ValidateSection(bootstrap=400)
+
+
+def of(first: Predictions, second: Predictions, **changes: object) -> Trial:
+    """The trial of two tables on which thresholds are fitted too."""
+    return judge(first, second, first, second, section=QUICK.model_copy(update=changes), seed=0)
+
+
+def check(trial: Trial, quantity: str):
+    return next(c for c in trial.checks if c.quantity == quantity)
+
+
+def test_a_model_compared_with_itself_passes_without_a_difference():
+    trial = of(table(), table())
+    assert trial.verdict == "pass"
+    assert {c.quantity: c.difference for c in trial.checks} == dict.fromkeys([c.quantity for c in trial.checks], 0.0)
+    assert {c.verdict for c in trial.checks} == {"pass"}
+    assert (check(trial, "auc").lower, trial.flips["count"], trial.mcnemar["p"]) == (0.0, 0, 1.0)
+
+
+def test_a_model_compared_with_itself_on_few_images_is_inconclusive_and_says_how_many_would_do():
+    trial = of(table(40), table(40))
+    assert trial.verdict == "inconclusive"
+    assert check(trial, "sensitivity_carried").needed == {"class_1": 133}
+    assert check(trial, "specificity_carried").needed == {"class_0": 88}
+
+
+def test_the_gate_has_the_checks_of_the_specification():
+    binary = [c.quantity for c in of(table(), table()).checks]
+    at = ["sensitivity_carried", "sensitivity_refitted", "specificity_carried", "specificity_refitted"]
+    assert binary == ["auc", *at, "f1", "flips", "ece"]
+    many = [c.quantity for c in of(table(classes=3), table(classes=3)).checks]
+    assert many == ["auc", "recall_0", "recall_1", "recall_2", "accuracy", "f1", "flips", "ece"]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_ruined_engine_fails_every_bound(classes):
+    before = table(1200, classes=classes)
+    trial = of(before, noisy(before, 6.0))
+    assert trial.verdict == "fail"
+    assert {check(trial, name).verdict for name in ("auc", "f1", "flips")} == {"fail"}
+
+
+def test_an_engine_that_gives_every_image_the_same_score_fails():
+    before = table()
+    trial = of(before, dataclasses.replace(before, logits=np.zeros_like(before.logits)))
+    assert trial.verdict == "fail"
+    assert check(trial, "auc").engine == 0.5
+
+
+def test_a_loss_of_calibration_alone_is_seen_by_temperature_and_not_by_decisions():
+    before = table(2000)
+    trial = of(before, dataclasses.replace(before, logits=3 * before.logits))
+    assert trial.temperature == pytest.approx(3 * trial.temperature_float, rel=1e-4)
+    assert check(trial, "sensitivity_refitted").difference == 0.0
+    assert trial.flips["count"] > 0  # the carried threshold is a cut on uncalibrated scores, and they were stretched
+    assert check(trial, "ece").difference == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_shifted_engine_loses_sensitivity_at_the_carried_threshold_and_regains_it_at_its_own():
+    before = table(2000)
+    after = dataclasses.replace(before, logits=before.logits - [0.0, 1.0])
+    trial = of(before, after)
+    assert check(trial, "auc").difference == 0.0
+    assert check(trial, "sensitivity_carried").verdict == "fail"
+    assert check(trial, "sensitivity_refitted").difference == 0.0
+    assert trial.flips["new_misses"] > 0
+    assert of(before, after, transfer="refitted").flips["count"] == 0
+    assert [row["kind"] for row in trial.flips["rows"]] == sorted(
+        [row["kind"] for row in trial.flips["rows"]], key=["new miss", "corrected alarm"].index
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_changes_nothing(seed):
+    rng = np.random.default_rng(seed)
+    first = table(120)
+    second = noisy(first, 0.3)
+    shuffled = [rows(t, rng.permutation(120).tolist()) for t in (first, second, first, second)]
+    expected = judge(first, second, first, second, section=QUICK, seed=0)
+    assert to_json(expected) == to_json(judge(*shuffled, section=QUICK, seed=0))
+
+
+def test_exchanging_the_classes_exchanges_sensitivity_and_specificity():
+    def swapped(t: Predictions) -> Predictions:
+        return dataclasses.replace(t, labels=1 - t.labels, logits=t.logits[:, ::-1].copy())
+
+    first = table(400)
+    second = noisy(first, 0.3)
+    section = {"threshold": "0.5", "margins": Margins(specificity=-0.02)}
+    trial, mirrored = of(first, second, **section), of(swapped(first), swapped(second), **section)
+    assert check(trial, "auc").lower == pytest.approx(check(mirrored, "auc").lower)
+    before, after = check(trial, "sensitivity_carried"), check(mirrored, "specificity_carried")
+    assert (before.difference, before.lower, before.needed is None) == (
+        after.difference, pytest.approx(after.lower), after.needed is None
+    )  # fmt: skip
+    assert trial.flips["new_misses"] == mirrored.flips["new_alarms"]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_point_values_are_scikit_learns_and_lie_in_their_intervals(classes):
+    first = table(500, classes=classes, quality=1.5)
+    second = noisy(first, 0.3)
+    trial = of(first, second)
+    labels = second.labels
+    if classes == 2:
+        scores = positive_score(second.logits)
+        decisions = (scores >= score_of_probability(trial.thresholds["used"])).astype(int)
+        average, auc = "binary", known.roc_auc_score(labels, scores)
+    else:
+        p = np.exp(second.logits) / np.exp(second.logits).sum(axis=1, keepdims=True)
+        decisions, average = second.logits.argmax(axis=1), "macro"
+        auc = known.roc_auc_score(labels, p, multi_class="ovr", average="macro")
+    found = trial.metrics["engine"]
+    expected = {
+        "accuracy": known.accuracy_score(labels, decisions),
+        "balanced_accuracy": known.balanced_accuracy_score(labels, decisions),
+        "precision": known.precision_score(labels, decisions, average=average),
+        "recall": known.recall_score(labels, decisions, average=average),
+        "f1": known.f1_score(labels, decisions, average=average),
+        "auc": auc,
+    }
+    assert {name: found[name].value for name in expected} == pytest.approx(expected)
+    assert trial.confusion["engine"] == known.confusion_matrix(labels, decisions).tolist()
+    assert check(trial, "f1").engine == pytest.approx(expected["f1"])
+    assert check(trial, "auc").engine == pytest.approx(auc)
+    for name, metric in found.items():
+        if name != "ece":  # resampled calibration error is larger than the plain one: it adds noise to every bin
+            assert metric.lower <= metric.value <= metric.upper, name
+
+
+def test_a_share_of_one_has_an_interval_that_is_not_a_point():
+    first = table(100, quality=12.0)
+    found = of(first, first).metrics["engine"]
+    assert (found["accuracy"].value, found["accuracy"].upper, found["accuracy"].method) == (1.0, 1.0, "Wilson")
+    assert found["accuracy"].lower == pytest.approx(100 / (100 + 1.959964**2))
+    assert found["auc"].lower < 1
+
+
+def test_thresholds_come_from_validation_and_the_verdict_from_the_judged_images():
+    validation, judged = table(400, seed=1), table(800, seed=2)
+    trial = judge(validation, noisy(validation, 0.2), judged, noisy(judged, 0.2), section=QUICK, seed=0)
+    assert trial.thresholds == of(validation, noisy(validation, 0.2)).thresholds
+    assert trial.images == {"class_0": 400, "class_1": 400}
+
+
+def test_a_trial_is_plain_json_and_repeats_to_the_digit():
+    first = table(300)
+    texts = {json.dumps(to_json(of(first, noisy(first, 0.5))), allow_nan=False) for _ in range(2)}
+    assert len(texts) == 1
+
+
+def test_another_protocol_has_another_hash():
+    assert of(table(), table()).protocol_sha256 != of(table(), table(), alpha=0.1).protocol_sha256
+
+
+# What must be refused
+
+
+def with_logit(value: float) -> Predictions:
+    broken = table(60)
+    logits = broken.logits.copy()
+    logits[7, 1] = value
+    return dataclasses.replace(broken, logits=logits)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused(value):
+    with pytest.raises(DataError, match="engine's validation table are not finite"):
+        of(table(60), with_logit(value))
+
+
+def test_one_class_only_is_refused():
+    only = rows(table(60), np.flatnonzero(table(60).labels == 1).tolist())
+    with pytest.raises(DataError, match="class 0 has 0 of 30 images"):
+        of(only, only)
+
+
+def test_a_class_that_is_missing_among_the_judged_is_refused():
+    full = table(60, classes=3)
+    part = rows(full, np.flatnonzero(full.labels != 2).tolist())
+    with pytest.raises(DataError, match="class 2 has 0"):
+        judge(full, full, part, part, section=QUICK, seed=0)
+
+
+def test_no_images_are_refused():
+    with pytest.raises(DataError, match="no image"):
+        of(rows(table(60), []), rows(table(60), []))
+
+
+def test_tables_of_different_images_are_refused():
+    with pytest.raises(DataError, match="2 only in the float model's, 0 only in the engine's"):
+        of(table(60), rows(table(60), list(range(58))))
+    with pytest.raises(DataError, match="60 only in the float model's, 60 only in the engine's"):
+        of(table(60), table(60, seed=3))
+
+
+def test_tables_with_different_labels_or_groups_are_refused():
+    first = table(60)
+    with pytest.raises(DataError, match="disagree on the label of 60 images"):
+        of(first, dataclasses.replace(first, labels=1 - first.labels))
+    with pytest.raises(DataError, match="disagree on the group of 1 image,"):
+        of(first, dataclasses.replace(first, group=("other", *first.group[1:])))
+
+
+def test_tables_of_different_classes_are_refused():
+    with pytest.raises(DataError, match="2 classes"):
+        of(table(60), table(60, classes=3))
+
+
+def test_missing_groups_are_refused():
+    first = table(60)
+    without = dataclasses.replace(first, group=("", *first.group[1:]))
+    with pytest.raises(DataError, match="1 row of the float model's validation table have no group"):
+        of(without, without)
+
+
+def test_one_group_cannot_be_resampled():
+    first = dataclasses.replace(table(60), group=("p",) * 60)
+    with pytest.raises(DataError, match="of one group"):
+        of(first, first)
+
+
+def test_labels_outside_the_classes_are_refused():
+    first = dataclasses.replace(table(60), labels=table(60).labels + 1)
+    with pytest.raises(DataError, match="not a class index"):
+        of(first, first)
+
+
+def test_a_float_model_that_scores_every_image_alike_is_refused():
+    flat = dataclasses.replace(table(60), logits=np.tile([0.3, 0.7], (60, 1)))
+    with pytest.raises(DataError, match="every image has the same score"):
+        of(flat, flat)
+
+
+def test_identical_copies_of_an_image_count_once():
+    first = table(60)
+    copied = rows(first, [*range(60), 3, 3])
+    trial = of(copied, copied)
+    assert (trial.repeated, sum(trial.images.values())) == (2, 60)
+    assert dataclasses.replace(trial, repeated=0) == of(first, first)
+
+
+def test_repeated_rows_that_disagree_are_refused():
+    first = rows(table(60), [*range(60), 3])
+    logits = first.logits.copy()
+    logits[60] += 1
+    with pytest.raises(DataError, match="2 rows with different labels or logits"):
+        of(dataclasses.replace(first, logits=logits), first)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(RecipeError, match="No threshold rule"):
+        of(table(60), table(60), threshold="best")
+
+
+# Two files from any tool
+
+
+def test_two_files_are_judged_with_the_float_models_own_threshold(tmp_path: Path):
+    first = table()
+    predictions.write(tmp_path / "a.csv", first)
+    predictions.write(tmp_path / "b.csv", noisy(first, 0.01))
+    found = summary(trial_of_files(tmp_path / "a.csv", tmp_path / "b.csv"))
+    assert found["verdict"] == "pass"
+    assert {"float", "engine", "difference", "lower", "upper", "verdict"} <= set(found["auc"])
+    assert {"rate", "new_misses", "new_alarms", "verdict"} <= set(found["flips"])
+    assert all(found[name]["verdict"] == "pass" for name in ("auc", "sensitivity", "specificity", "f1", "flips"))
+    assert "rows" not in found["flips"]
+
+
+def test_a_file_with_repeated_rows_is_refused(tmp_path: Path):
+    predictions.write(tmp_path / "a.csv", rows(table(60), [*range(60), 5]))
+    with pytest.raises(DataError, match=r"a\.csv: 1 row"):
+        trial_of_files(tmp_path / "a.csv", tmp_path / "a.csv")
