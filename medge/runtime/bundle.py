@@ -66,7 +66,7 @@ def load(folder: Path) -> Bundle:
             fix=f"Use the {RUNTIME} that came with the bundle.",
         )
     try:
-        listed = [from_json(File, item) for item in manifest["files"]]
+        listed = [_file(item) for item in manifest["files"]]
         _verify(folder, listed)
         return _bundle(folder, digest, manifest, {file.path for file in listed})
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -131,7 +131,7 @@ def _bundle(folder: Path, digest: str, manifest: Dict[str, Any], listed: Iterabl
     """The parts of the manifest that running needs, checked. Raises IntegrityError, KeyError, TypeError, ValueError."""
     first = manifest["engines"][0]
     below = first["folder"] + "/"
-    files = [from_json(File, item) for item in first["files"]]
+    files = [_file(item) for item in first["files"]]
     if not files or not all(file.path.startswith(below) and file.path in listed for file in files):
         raise ValueError(f"the engine's files are not listed below {below}")
     engine = Engine(
@@ -158,6 +158,10 @@ def _bundle(folder: Path, digest: str, manifest: Dict[str, Any], listed: Iterabl
         threads=int(manifest["threads"]),
         manifest=manifest,
     )
+
+
+def _file(item: Dict[str, Any]) -> File:
+    return File(str(item["path"]), str(item["sha256"]), int(item["bytes"]))
 
 
 def _check_point(point: OperatingPoint, labels: Tuple[str, ...]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, TextIO, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, TextIO, Tuple
 
 from medge.errors import GateFailed, ImageRefused, MedgeError, MissingError
 from medge.records import NOTICE, to_json
@@ -73,23 +74,46 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> int:
-    from medge.runtime.preprocess import prepare
-
+    first = _Ahead(lambda: _prepared(bundle, chosen.images[0]))  # decoded while the engine loads
     session, _ = _start(bundle, chosen.threads)
     refused = False
-    for image in chosen.images:
+    for number, image in enumerate(chosen.images):
         try:
-            start = time.perf_counter_ns()
-            pixels = prepare(image, bundle.preprocess)
-            prepared = time.perf_counter_ns()
+            pixels, taken = first.result() if number == 0 else _prepared(bundle, image)
             answer = _answer(bundle, session, pixels)
-            answer["preprocess_ms"] = _milliseconds(prepared - start)
+            answer["preprocess_ms"] = taken
         except ImageRefused as error:
             refused = True
             answer = {"refused": True, "reason": error.message, "fix": error.fix, "notice": NOTICE}
         results.write(json.dumps({"image": image, **answer}, allow_nan=False) + "\n")
         results.flush()
     return ImageRefused.exit_code if refused else 0
+
+
+class _Ahead:
+    """A call that runs in a thread of its own; `result` waits for it, and calls again for what it raised."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call, self._value = call, None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with suppress(MedgeError):  # `result` will meet it in the thread that asks
+            self._value = self._call()
+
+    def result(self) -> Any:
+        self._thread.join()
+        return self._call() if self._value is None else self._value
+
+
+def _prepared(bundle: Bundle, image: str) -> Tuple[Any, float]:
+    """The engine's input and the milliseconds it took. Raises ImageRefused."""
+    from medge.runtime.preprocess import prepare
+
+    start = time.perf_counter_ns()
+    pixels = prepare(image, bundle.preprocess)
+    return pixels, _milliseconds(time.perf_counter_ns() - start)
 
 
 def _answer(bundle: Bundle, session: Session, pixels: Any) -> Dict[str, Any]:
