@@ -77,7 +77,7 @@ def _give_every_side_every_class(
             movable = [group for group in having if _may_leave(group, counts, side)]
             if not movable:
                 raise DataError(
-                    f"No split gives every side images of class {names[label]} without dividing a group.",
+                    f"No split was found that gives every side class {names[label]} without dividing a group.",
                     fix="Join rare classes (data.classes) or add patients who have them.",
                 )
 

@@ -58,7 +58,7 @@ def rows(section: Any, *, seed: int, work: Path) -> SourceTable:
 def draw(seed: int, group: int, row: int, *, positive: bool, difficulty: float) -> NDArray[np.uint8]:
     """One phantom, uint8 [SIDE, SIDE]. Equal arguments give equal bytes."""
     body = np.random.default_rng([seed, 2, group])
-    shot = np.random.default_rng([seed, 3, row])
+    shot, finding = np.random.default_rng([seed, 3, row]), np.random.default_rng([seed, 4, row])
     x, y = _grid(shot)
     attenuation, lungs = _anatomy(body, x, y)
     attenuation += _texture(shot, amplitude=0.05 + 0.05 * difficulty)
@@ -66,10 +66,9 @@ def draw(seed: int, group: int, row: int, *, positive: bool, difficulty: float) 
     for _ in range(int(shot.integers(2, 6))):  # vessels seen end-on, in both classes: what an opacity is confused with
         _add_blob(shot, attenuation, lungs, inside, strength=_between(shot, 0.05, 0.15), size=(0.02, 0.05))
     if positive:
-        # A draw of 0 is a faint opacity, of 1 a plain one.
-        plain = _between(shot, 0.0, 1.0) * (1.25 - difficulty)
-        for _ in range(int(shot.integers(1, 4))):
-            _add_blob(shot, attenuation, lungs, inside, strength=0.07 + 0.33 * plain, size=(0.08, 0.18))
+        plain = _between(finding, 0.0, 1.0) * (1.25 - difficulty)  # 0 is a faint opacity, 1 a plain one
+        for _ in range(int(finding.integers(1, 4))):
+            _add_blob(finding, attenuation, lungs, inside, strength=0.07 + 0.33 * plain, size=(0.08, 0.18))
     return _exposed(shot, attenuation, noise=0.02 + 0.03 * difficulty)
 
 
