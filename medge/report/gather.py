@@ -1,0 +1,106 @@
+"""What a run has so far, read from its records: the only part of the report that reads files of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medge import engines, predictions
+from medge.data import dataset
+from medge.data.dataset import DataSet
+from medge.predictions import Predictions
+from medge.records import Engine, read_json
+from medge.workspace import STAGES, Stage, completed
+
+__all__ = ["Found", "gather"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Finished stages' records by name, and what they wrote; a stage that is not finished has left nothing here."""
+
+    run: Path
+    recipe: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    folders: dict[str, Path]
+    data: DataSet | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    variants: list[dict[str, Any]] = field(default_factory=list)
+    engines: list[Engine] = field(default_factory=list)
+    trials: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()  # finished stages that were made from others than are there now: not shown
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.data.labels) if self.data is not None else list(self.trials.get("labels", ()))
+
+    @property
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """Trials by engine, then by split."""
+        found: dict[str, dict[str, Any]] = self.trials.get("engines", {})
+        return found
+
+    @property
+    def focus(self) -> str | None:
+        """The engine that the figures are about: the chosen one, the next best, or the last that is not float."""
+        names = [self.choice.get("chosen"), self.choice.get("next_best")]
+        names += [name for name in reversed(self.judged) if not name.startswith("float/")] + list(self.judged)
+        return next((name for name in names if name in self.judged), None)
+
+    def table(self, name: str, split: str) -> Predictions:
+        """The predictions of an engine, or of `float`, on a split. Raises DataError."""
+        path = self.folders["validate"] / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
+        return predictions.read(path)
+
+
+def gather(run: Path) -> Found:
+    """Reads the finished stages of a run. Raises IntegrityError or DataError for files that are not whole."""
+    recipe = (
+        yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) if (run / "recipe.yaml").is_file() else {}
+    )
+    stages, stale = _fresh(run)
+    folders = {name: stage.folder for name, stage in stages.items()}
+    records = {name: read_json(folder / "record.json") for name, folder in folders.items()}
+
+    def document(stage: str, name: str) -> Any:
+        path = folders[stage] / name if stage in folders else None
+        return read_json(path) if path is not None and path.is_file() else {}
+
+    return Found(
+        run=run,
+        recipe=recipe,
+        records={name: {**record, "sha256": stages[name].sha256} for name, record in records.items()},
+        folders=folders,
+        data=dataset.load(folders["data"]) if "data" in folders else None,
+        history=document("finetune", "history.json") or [],
+        model=document("finetune", "model.json"),
+        variants=[read_json(path) for path in sorted(folders["compress"].glob("*/variant.json"))]
+        if "compress" in folders
+        else [],
+        engines=[engine for engine, _ in engines.load_all(folders["compile"])] if "compile" in folders else [],
+        trials=document("validate", "trials.json"),
+        latency=document("profile", "latency.json"),
+        choice=document("select", "choice.json"),
+        stale=stale,
+    )
+
+
+def _fresh(run: Path) -> tuple[dict[str, Stage], tuple[str, ...]]:
+    """Finished stages whose parents are the ones that are there now, and the names of the others."""
+    fresh: dict[str, Stage] = {}
+    stale: list[str] = []
+    for name in STAGES:
+        stage = completed(run, name)
+        if stage is None:
+            continue
+        if all(parent in fresh and fresh[parent].sha256 == sha256 for parent, sha256 in stage.inputs.items()):
+            fresh[name] = stage
+        else:
+            stale.append(name)
+    return fresh, tuple(stale)
