@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medge import plugins
 from medge.errors import RecipeError
@@ -225,6 +225,17 @@ class ValidateSection(Section):
     transfer: Literal["carried", "refitted"] = "carried"
     bootstrap: Annotated[int, Field(ge=200)] = 2000
 
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _rule_is_known(cls, value: Any) -> str:
+        from medge.statistics import thresholds  # numpy and scipy: not for every command line
+
+        try:
+            thresholds.parse(str(value))
+        except RecipeError as error:
+            raise ValueError(f"{error.message} {error.fix}") from None
+        return str(value)
+
 
 class ProfileSection(Section):
     """Interleaved blocks of five inferences over all candidates at once."""
@@ -383,8 +394,10 @@ def _plugin_problems(value: dict[str, Any]) -> list[str]:
 
     check("data.source", "data.sources", at("data", "source"))
     check("profile.device", "devices", at("profile", "device"))
-    for name in at("compile", "backends") or ():
-        check(f"compile.backends.{name}", "backends", name)
+    backends = at("compile", "backends")
+    for name, precisions in backends.items() if isinstance(backends, dict) else ():
+        if check(f"compile.backends.{name}", "backends", name):
+            problems += _precision_problems(name, precisions)
     variants = at("compress", "variants")
     for name, chains in variants.items() if isinstance(variants, dict) else ():
         chains = chains.get("first_passing") if isinstance(chains, dict) else [chains]
@@ -393,6 +406,14 @@ def _plugin_problems(value: dict[str, Any]) -> list[str]:
                 if isinstance(item, dict) and check(f"compress.variants.{name}", "compressors", item.get("compressor")):
                     problems += _option_problems(f"compress.variants.{name}", item)
     return problems
+
+
+def _precision_problems(backend: str, precisions: Any) -> list[str]:
+    if backend not in plugins.names("backends") or not isinstance(precisions, (list, tuple)):
+        return []
+    known = list(plugins.load("backends", backend).PRECISIONS)
+    unknown = [str(precision) for precision in precisions if precision not in known]
+    return [f"compile.backends.{backend}: no precision '{p}'. {plugins.nearest(p, known)}" for p in unknown]
 
 
 def _option_problems(where: str, item: dict[str, Any]) -> list[str]:

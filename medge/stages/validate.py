@@ -1,7 +1,7 @@
 """Validate: every engine's own answers, judged against the float model's on the same images.
 
-Writes `predictions/<engine>-<split>.csv`, `predictions/float-<split>.csv` (the torch model), `trials.json` ({engine:
-{split: Trial}}) and `protocol.json`. A table that a killed run left behind is whole and is not made again.
+Writes `predictions/<engine>-<split>.csv`, `predictions/float-<split>.csv` (the torch model) and `trials.json`, whose
+`engines` holds {engine: {split: Trial}}. A table that a killed run left behind is whole and is not made again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict
     data = dataset.load(inputs["data"].folder)
     splits = _splits(data)
     found = engines.load_all(inputs["compile"].folder)
-    (work / "predictions").mkdir(exist_ok=True)
+    _start_clean(work)
     reference = _float_tables(data, splits, inputs["finetune"].folder, work)
     trials: dict[str, dict[str, Trial]] = {}
     for engine, folder in found:
@@ -52,8 +52,7 @@ def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict
             )
             for split in splits
         }
-    write_json(work / "trials.json", to_json(trials))
-    write_json(work / "protocol.json", _protocol(section, data, len(found)))
+    write_json(work / "trials.json", _document(section, data, trials))
     _say(trials)
     return {"engines": {name: {split: t.verdict for split, t in of.items()} for name, of in trials.items()}}
 
@@ -61,6 +60,13 @@ def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict
 def table_path(stage_folder: Path, name: str, split: str) -> Path:
     """Where the predictions of an engine, or of `float`, on a split lie in the stage's folder."""
     return stage_folder / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
+
+
+def _start_clean(work: Path) -> None:
+    """Makes the folder of tables, and removes half-written files that a killed run left beside the whole ones."""
+    (work / "predictions").mkdir(exist_ok=True)
+    for stale in (*work.glob(".*.json.*"), *(work / "predictions").glob(".*")):
+        stale.unlink()
 
 
 def _splits(data: DataSet) -> list[str]:
@@ -124,18 +130,20 @@ def _logits(
         raise ToolError(f"Engine {engine.name}: {error.message}", fix=error.fix) from error
 
 
-def _protocol(section: ValidateSection, data: DataSet, candidates: int) -> dict[str, Any]:
-    """What was fixed before the judged images were looked at. Each of the `candidates` is tested at alpha on its own:
-    the choice is made on validation, and only the chosen one's test verdict counts."""
+def _document(section: ValidateSection, data: DataSet, trials: dict[str, dict[str, Trial]]) -> dict[str, Any]:
+    """Every trial under its engine and split, after the protocol that was fixed before the judged images were looked
+    at. Each of the `candidates` is tested at alpha on its own: the choice is made on validation, and only the chosen
+    one's test verdict counts."""
     protocol = section.model_dump(mode="json")
     return {
         "schema": 1,
         "notice": NOTICE,
         "synthetic": data.synthetic,
         "labels": list(data.labels),
-        "candidates": candidates,
+        "candidates": len(trials),
         "protocol": protocol,
-        "sha256": sha256_of_json(protocol),
+        "protocol_sha256": sha256_of_json(protocol),
+        "engines": to_json(trials),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 __all__ = ["log_softmax", "one_vs_rest", "positive_score", "probability_of_score", "score_of_probability", "softmax"]
 
@@ -38,7 +39,7 @@ def softmax(logits: Floats) -> Floats:
 
 def probability_of_score(score: float) -> float:
     """1 / (1 + exp(-score)), without overflow."""
-    return float(0.5 * (1.0 + np.tanh(0.5 * score)))
+    return float(expit(score))
 
 
 def score_of_probability(probability: float) -> float:

@@ -89,5 +89,13 @@ def test_rules_keep_their_promise_whatever_the_order_of_rows(seed, text):
 
 
 def test_scores_and_probabilities_are_each_others_inverse():
-    for score in (-30.0, -1.5, 0.0, 2.0, 10.0):
+    for score in (-30.0, -1.5, 0.0, 2.0, 15.0):
         assert score_of_probability(probability_of_score(score)) == pytest.approx(score, rel=1e-9)
+
+
+def test_a_recipe_with_an_unknown_rule_is_refused_when_it_is_read():
+    from medge.recipe import parse as recipe
+
+    assert recipe({"validate": {"threshold": 0.5}}, origin="x").validate_.threshold == "0.5"
+    with pytest.raises(RecipeError, match="No threshold rule 'best'"):
+        recipe({"validate": {"threshold": "best"}}, origin="x")
