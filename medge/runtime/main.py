@@ -33,6 +33,11 @@ def main(arguments: Sequence[str], *, folder: str, results: TextIO) -> int:
     except MedgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        if (error.name or "").startswith("medge"):
+            raise
+        print(f"error: {error}\n  fix: Install what the bundle needs: see its README.md.", file=sys.stderr)
+        return MissingError.exit_code
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the results is gone; nothing is left to say
         return 141
@@ -99,7 +104,7 @@ class _Ahead:
         self._thread.start()
 
     def _run(self) -> None:
-        with suppress(MedgeError):  # `result` will meet it in the thread that asks
+        with suppress(MedgeError, ImportError):  # `result` will meet it in the thread that asks
             self._value = self._call()
 
     def result(self) -> Any:
@@ -236,11 +241,9 @@ def _backend(bundle: Bundle) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name == name:
-            raise MissingError(
-                f"This runtime has no backend '{bundle.engine.backend}'.", fix="Package again."
-            ) from error
-        raise MissingError(f"{error}", fix="Install what the bundle needs: see its README.md.") from error
+        if error.name != name:
+            raise
+        raise MissingError(f"This runtime has no backend '{bundle.engine.backend}'.", fix="Package again.") from error
 
 
 def _packages(names: List[str]) -> Dict[str, Optional[str]]:
