@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medge import telemetry
 from medge.errors import ToolError
+from medge.fake_quantize import imported_nncf
 from medge.fold import fold_batch_norms
 from medge.quiet import quiet
 
@@ -65,10 +65,8 @@ def is_quantised(model: nn.Module) -> bool:
 
 def _stripped(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """A copy with torch's own fake-quantize in place of NNCF's quantisers, which the exporter knows."""
-    telemetry.silence()
+    nncf = imported_nncf()
     with quiet():
-        import nncf
-
         stripped: nn.Module = nncf.strip(model.eval(), do_copy=True, example_input=example)
     return stripped
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medge import console, telemetry
+from medge import console
 from medge.compressors._options import check_choice, check_flag, check_names, check_number
 from medge.errors import RecipeError
+from medge.fake_quantize import imported_nncf
 from medge.quiet import quiet
 
 if TYPE_CHECKING:
@@ -88,10 +89,9 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
 
 def quantise(model: nn.Module, images: Iterator[torch.Tensor], options: Options) -> nn.Module:
     """Quantises a model without BatchNorms; `images` uint8 [1, H, W, 3] are read once. The model is not changed."""
-    telemetry.silence()
     patterns = _float_patterns(model, options.ignored)
+    nncf = imported_nncf()
     with quiet():
-        import nncf
         from nncf.quantization.advanced_parameters import QuantizationParameters
 
         kept = list(images)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medge import console, telemetry
+from medge import console
 from medge.compressors import ptq
 from medge.compressors._options import check_number
+from medge.fake_quantize import imported_nncf
 from medge.quiet import quiet
 from medge.recipe import Augment
 
@@ -192,7 +193,7 @@ def _requantised(model: nn.Module, quantisers: dict[str, Any], context: Context)
 
     from medge.fold import fold_batch_norms
 
-    telemetry.silence()
+    imported_nncf()
     with quiet():
         from nncf.torch import load_from_config
 
