@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medge.errors import DataError
-from medge.records import Engine, from_json, read_json
+from medge.records import Engine, from_json, read_json, write_json
 
-__all__ = ["RECORD", "load", "load_all"]
+__all__ = ["RECORD", "load", "load_all", "save"]
 
 RECORD = "engine.json"
 
@@ -15,6 +15,11 @@ RECORD = "engine.json"
 def load(folder: Path) -> Engine:
     """The engine recorded in its own folder. Its files are not checked. Raises IntegrityError."""
     return from_json(Engine, read_json(folder / RECORD))
+
+
+def save(engine: Engine, folder: Path) -> None:
+    """Records an engine in its own folder; the last file to be written there."""
+    write_json(folder / RECORD, engine)
 
 
 def load_all(compile_folder: Path) -> list[tuple[Engine, Path]]:
