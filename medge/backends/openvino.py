@@ -56,13 +56,15 @@ def build(onnx: Path, folder: Path, *, precision: str) -> List[str]:
     float16 only for the precision float16. Raises MissingError, ToolError."""
     check_precision("openvino", precision, PRECISIONS)
     ov = _package()
+    from openvino.tools.ovc.error import Error as refusal
+
     try:
         # convert_model, not Core.read_model: only it fuses Minimum/Maximum to ReLU6 (0.45 against 0.59 of float32).
         model = ov.convert_model(str(onnx))
         _make_reproducible(model)
         folder.mkdir(parents=True, exist_ok=True)
         ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=precision == "float16")
-    except RuntimeError as error:
+    except (RuntimeError, refusal) as error:
         raise ToolError(f"OpenVINO refused {onnx.name}: {error}", fix="Check the model with medge's lint.") from error
     return ["model.xml", "model.bin"]
 
