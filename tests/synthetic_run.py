@@ -27,11 +27,13 @@ from medge.workspace import STAGES, Inputs, Stage, step
 LABELS = ("NORMAL", "PNEUMONIA")
 
 
-def write_data(folder: Path, *, images: int, size: int, synthetic: bool = True) -> None:
-    """A data stage: blobs on noise, two images per group, split 60/20/20 by group."""
+def write_data(
+    folder: Path, *, images: int, size: int, synthetic: bool = True, labels: tuple[str, ...] = LABELS
+) -> None:
+    """A data stage: blobs on noise, two images per group, split 40/20/40 by group."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    label = np.arange(images) // 2 % 2
+    label = np.arange(images) // 2 % len(labels)
     pixels = _pictures(label, size, random)
     pixels.tofile(folder / "images.u8")
     splits = ["train", "train", "train", "validation", "validation", "test", "test", "train", "test", "test"]
@@ -40,11 +42,13 @@ def write_data(folder: Path, *, images: int, size: int, synthetic: bool = True) 
         writer.writerow(["path", "label", "group", "split", "sha256"])
         for k in range(images):
             group = k // 2
-            name = LABELS[label[k]]
-            writer.writerow([f"{name}/{k:04d}.png", name, f"person{group:03d}", splits[group // 2 % 10], f"{k:064x}"])
+            name = labels[label[k]]
+            writer.writerow(
+                [f"{name}/{k:04d}.png", name, f"person{group:03d}", splits[group // len(labels) % 10], f"{k:064x}"]
+            )
     about = {
         "name": "phantom",
-        "labels": list(LABELS),
+        "labels": list(labels),
         "synthetic": synthetic,
         "preprocess": {"width": size, "height": size, "resize": "squash", "interpolation": "bicubic"},
         "sha256": sha256_of_file(folder / "manifest.csv"),
@@ -85,25 +89,35 @@ ENGINES = (
 )
 
 
-def write_run(run: Path, *, images: int = 1200, until: str = "select", select: SelectSection | None = None) -> Path:
+def write_run(
+    run: Path,
+    *,
+    images: int = 1200,
+    until: str = "select",
+    select: SelectSection | None = None,
+    synthetic: bool = True,
+    labels: tuple[str, ...] = LABELS,
+) -> Path:
     """A run folder with the stages up to `until`, each through `workspace.step`, so that records are real ones."""
-    recipe = Recipe(name="made-up", select=select or SelectSection(limits=SelectLimits(size_mb=20)))
+    quick = {"bootstrap": 200}
+    recipe = Recipe(name="made-up", validate=quick, select=select or SelectSection(limits=SelectLimits(size_mb=20)))
     run.mkdir(parents=True)
     (run / "recipe.yaml").write_text(dump(recipe))
     done: dict[str, Stage] = {}
     for name in STAGES[: STAGES.index(until) + 1]:
         section = getattr(recipe, "validate_" if name == "validate" else name)
         inputs = {parent: done[parent] for parent in PARENTS[name]}
-        module = SimpleNamespace(run=partial(_WRITERS[name], images=images) if name == "data" else _WRITERS[name])
+        drawn = partial(_data, images=images, synthetic=synthetic, labels=labels)
+        module = SimpleNamespace(run=drawn if name == "data" else _WRITERS[name])
         done[name] = step(run, name, section, inputs, module, seed=0)
     return run
 
 
-def _data(section: Any, inputs: Inputs, work: Path, seed: int, *, images: int) -> dict[str, Any]:
+def _data(section: Any, inputs: Inputs, work: Path, seed: int, *, images: int, **keys: Any) -> dict[str, Any]:
     shutil.rmtree(work)
-    write_data(work, images=images, size=48)
+    write_data(work, images=images, size=48, **keys)
     (work / ".key").touch()
-    return {"images": images, "synthetic": True}
+    return {"images": images, "pixel_identical": 0, "near_duplicates": 3, "notes": []}
 
 
 def _finetune(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
@@ -139,7 +153,7 @@ def _compile(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, A
         backend, precision = target.split("-")
         folder = work / made.name
         folder.mkdir(parents=True)
-        file = File("engine.bin", "0" * 64, made.bytes)
+        file = File("engine.bin", f"{made.bytes:064x}", made.bytes)
         versions = {backend: "1.2.3"}
         write_json(folder / "engine.json", Engine(variant, backend, precision, (file,), "0" * 64, versions))
     skipped = [{"backend": "tensorrt", "precision": "float16", "reason": "no NVIDIA driver here"}]
@@ -149,16 +163,17 @@ def _compile(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, A
 def _validate(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     data = dataset.load(inputs["data"].folder)
     random = np.random.default_rng(1)
-    margin = random.normal((data.label * 2 - 1) * 2.6, 1.7)
+    truth = np.eye(len(data.labels))[data.label] * 2.6
+    logits = random.normal(truth, 1.2)
     (work / "predictions").mkdir()
     trials: dict[str, Any] = {}
     floats = {}
     for made in (None, *ENGINES):
-        noisy = margin + (0 if made is None else random.normal(0, made.noise, margin.shape))
+        noisy = logits + (0 if made is None else random.normal(0, made.noise / 1.4, logits.shape))
         tables = {}
         for split in ("validation", "test"):
             rows = data.indices(split)
-            tables[split] = data.predictions(rows, np.stack([-noisy[rows] / 2, noisy[rows] / 2], axis=1))
+            tables[split] = data.predictions(rows, noisy[rows])
             stem = "float" if made is None else made.name.replace("/", "__")
             predictions.write(work / "predictions" / f"{stem}-{split}.csv", tables[split])
         if made is None:
@@ -200,7 +215,6 @@ def _profile(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, A
 
 
 _WRITERS: dict[str, Any] = {
-    "data": _data,
     "finetune": _finetune,
     "compress": _compress,
     "compile": _compile,

@@ -93,7 +93,7 @@ class _Asked:
             self.values[name] = read(self._text(path))
             self._missing.pop(name, None)
         except (MissingError, ToolError) as error:
-            self._missing[name] = error.message
+            self._missing[name] = f"{path}: {error.message.rsplit(': ', 1)[-1]}"
         except (IndexError, KeyError, ValueError):
             self._missing[name] = f"{path} does not say"
 

@@ -189,7 +189,14 @@ def _training(found: Found) -> dict[str, Any] | None:
     plot = figures.training(found)
     if plot is None and not found.model:
         return None
-    return {"plot": _svg(plot), "model": [(k.replace("_", " "), str(v)) for k, v in found.model.items()]}
+    phases = [epoch["phase"] for epoch in found.history]
+    begins = [k for k, phase in enumerate(phases) if k == 0 or phase != phases[k - 1]]
+    words = ", then ".join(f"{phases[k]} from epoch {k + 1}" for k in begins)
+    return {
+        "plot": _svg(plot),
+        "phases": words,
+        "model": [(k.replace("_", " "), str(v)) for k, v in found.model.items()],
+    }
 
 
 def _provenance(found: Found) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def history(panels: Sequence[Panel], *, phases: Sequence[str], best: int | None)
         if best is not None:
             panel.axvline(best + 1, color=CHOSEN, linewidth=4, alpha=0.15, zorder=0)
         _title(panel, title)
-        panel.set_xlabel(", then ".join(f"{phases[k]} from epoch {k + 1}" for k in begins))
+        panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
         if len(series) > 1:
             _legend(panel, loc="best")

@@ -49,15 +49,17 @@ def verdict_rows(found: Found) -> list[dict[str, str]]:
         metrics, checks_by_name = trial["metrics"]["engine"], {c["quantity"]: c for c in trial["checks"]}
         latency = found.latency.get("engines", {}).get(name)
         size = next((e.bytes for e in found.engines if e.name == name), None)
-        first = ("sensitivity", "specificity") if "sensitivity" in metrics else ("accuracy", "recall")
+        binary = "sensitivity" in metrics
+        shares = (
+            {"sens.": "sensitivity", "spec.": "specificity"} if binary else {"acc.": "accuracy", "recall": "recall"}
+        )
         rows.append(
             {
                 "engine": f"{name} (chosen)" if name == found.choice.get("chosen") else name,
                 "AUC": share(_value(metrics, "auc"), 4),
                 "change": signed(checks_by_name["auc"]["difference"], 4),
                 "at least": signed(checks_by_name["auc"]["lower"], 4),
-                first[0][:4] + ".": share(_value(metrics, first[0])),
-                first[1][:4] + ".": share(_value(metrics, first[1])),
+                **{column: share(_value(metrics, key)) for column, key in shares.items()},
                 "F1": share(_value(metrics, "f1")),
                 "flips": percent(trial["flips"]["rate"]),
                 "p50 ms": DASH if latency is None else milliseconds(latency["p50_ms"]),
