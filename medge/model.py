@@ -211,5 +211,6 @@ def _dimensions(backbone: nn.Module, size: int) -> int:
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=3)
-    return f"Did you mean {' or '.join(repr(c) for c in close)}?" if close else "timm.list_models() lists the names."
+    close = difflib.get_close_matches(word, known, n=20)
+    close.sort(key=lambda name: (-difflib.SequenceMatcher(None, name, word).ratio(), name))
+    return f"Did you mean {' or '.join(map(repr, close[:3]))}?" if close else "timm.list_models() lists the names."
