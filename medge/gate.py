@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from medge.metrics import Model
 from medge.recipe import ValidateSection
 from medge.statistics.bootstrap import percentiles
+from medge.statistics.calibration import confidence, expected_calibration_error
 from medge.statistics.delong import paired_macro_auc
 from medge.statistics.intervals import newcombe, tango, wilson
 from medge.statistics.samplesize import LARGEST, factor_for_difference, images_for_proportions
 from medge.statistics.scores import one_vs_rest
 
-__all__ = ["Beside", "Check", "checks", "worst"]
+__all__ = ["Beside", "Check", "auc_check", "checks", "share_check", "worst"]
 
 Floats = NDArray[np.float64]
 Number = float
@@ -60,30 +61,49 @@ class Check:
 
 def checks(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> tuple[Check, ...]:
     """Every check of the gate; `models` and `resampled` hold `float`, `carried`, `refitted`."""
-    used = section.transfer
-    found = [_auc(models, resampled, section)]
-    if models["float"].classes == 2:
-        for name, of_class, margin in (
-            ("sensitivity", 1, section.margins.sensitivity),
-            ("specificity", 0, section.margins.specificity),
-        ):
-            for at in ("carried", "refitted"):
-                pair = (models["float"], models[at])
-                drawn = resampled[at][name] - resampled["float"][name]
-                found.append(_share(f"{name}_{at}", pair, of_class, margin=margin, alpha=section.alpha, drawn=drawn))
-    else:
-        pair = (models["float"], models[used])
-        for k in range(models["float"].classes):
-            drawn = resampled[used][f"recall_{k}"] - resampled["float"][f"recall_{k}"]
-            margin = section.margins.sensitivity
-            found.append(_share(f"recall_{k}", pair, k, margin=margin, alpha=section.alpha, drawn=drawn))
-        drawn = resampled[used]["accuracy"] - resampled["float"]["accuracy"]
-        margin = section.margins.accuracy
-        found.append(_share("accuracy", pair, None, margin=margin, alpha=section.alpha, drawn=drawn))
-    found.append(_f1(models, resampled, section))
-    found.append(_flips(models, section))
-    found.append(_ece(models, resampled, section))
-    return tuple(found)
+    drawn = resampled["carried"]["auc"] - resampled["float"]["auc"]
+    shares = _binary_shares if models["float"].classes == 2 else _shares_by_class
+    return (
+        auc_check(models["float"], models["carried"], section, drawn=drawn),
+        *shares(models, resampled, section),
+        _f1(models, resampled, section),
+        _flips(models, section),
+        _ece(models, resampled, section),
+    )
+
+
+def _binary_shares(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> list[Check]:
+    """Sensitivity and specificity, each at the float model's threshold carried over and at the engine's own."""
+    margins = {"sensitivity": (1, section.margins.sensitivity), "specificity": (0, section.margins.specificity)}
+    return [
+        share_check(
+            f"{name}_{at}",
+            (models["float"], models[at]),
+            of_class,
+            margin=margin,
+            alpha=section.alpha,
+            drawn=resampled[at][name] - resampled["float"][name],
+        )
+        for name, (of_class, margin) in margins.items()
+        for at in ("carried", "refitted")
+    ]
+
+
+def _shares_by_class(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> list[Check]:
+    """Recall of each class, against the margin of sensitivity, and accuracy over all images."""
+    margins = {f"recall_{k}": (k, section.margins.sensitivity) for k in range(models["float"].classes)}
+    asked: dict[str, tuple[int | None, float]] = {**margins, "accuracy": (None, section.margins.accuracy)}
+    return [
+        share_check(
+            name,
+            (models["float"], models["carried"]),
+            of_class,
+            margin=margin,
+            alpha=section.alpha,
+            drawn=resampled["carried"][name] - resampled["float"][name],
+        )
+        for name, (of_class, margin) in asked.items()
+    ]
 
 
 def worst(verdicts: list[str]) -> str:
@@ -99,8 +119,10 @@ def _verdict(lower: float, upper: float, margin: float) -> str:
     return "fail" if upper < margin else "inconclusive"
 
 
-def _auc(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> Check:
-    a, b, margin, alpha = models["float"], models["carried"], section.margins.auc, section.alpha
+def auc_check(a: Model, b: Model, section: ValidateSection, *, drawn: Floats | None = None) -> Check:
+    """Paired DeLong of engine `b` against `a`; `drawn` are resampled differences, shown beside it. Raises DataError
+    where a class has fewer than two images."""
+    margin, alpha = section.margins.auc, section.alpha
     found = paired_macro_auc(one_vs_rest(a.logits), one_vs_rest(b.logits), a.targets, alpha=alpha)
     verdict = _verdict(found.lower, found.upper, margin)
     needed = None
@@ -111,20 +133,35 @@ def _auc(models: Mapping[str, Model], resampled: Resampled, section: ValidateSec
         # No disagreement was seen: z^2 / (n + z^2) falls below the distance to the margin at this n.
         enough = images_for_proportions(0, 0, 1, margin=margin - found.difference, alpha=alpha)
         needed = None if enough is None else _all_classes(a, enough)
-    drawn = resampled["carried"]["auc"] - resampled["float"]["auc"]
     method = "paired DeLong" if a.classes == 2 else "paired DeLong, mean of one-vs-rest"
     if found.degenerate:
         method += " (no variance seen: score bound)"
-    beside = (Beside("bootstrap by group", *percentiles(drawn, alpha=alpha)),)
     return Check(
-        "auc", method, found.a, found.b, found.difference, found.lower, found.upper, margin, verdict, needed, beside
+        "auc",
+        method,
+        found.a,
+        found.b,
+        found.difference,
+        found.lower,
+        found.upper,
+        margin,
+        verdict,
+        needed,
+        _drawn(drawn, alpha),
     )
 
 
-def _share(
-    quantity: str, pair: tuple[Model, Model], of_class: int | None, *, margin: float, alpha: float, drawn: Floats
+def share_check(
+    quantity: str,
+    pair: tuple[Model, Model],
+    of_class: int | None,
+    *,
+    margin: float,
+    alpha: float,
+    drawn: Floats | None = None,
 ) -> Check:
-    """The share decided rightly, among the images of one class (of all where None)."""
+    """The share decided rightly, among the images of one class (of all where None), by Tango's interval. Raises
+    DataError where there is no such image."""
     a, b = pair
     mask = np.ones(len(a.labels), dtype=bool) if of_class is None else a.labels == of_class
     first, second = (a.decisions == a.labels)[mask], (b.decisions == b.labels)[mask]
@@ -139,7 +176,7 @@ def _share(
         name = "all" if of_class is None else f"class_{of_class}"
         needed = None if enough is None else {name: max(enough, images + 1)}
     hybrid = newcombe(both, gained, lost, images - both - gained - lost, alpha=alpha)
-    beside = (Beside("Newcombe method 10", *hybrid), Beside("bootstrap by group", *percentiles(drawn, alpha=alpha)))
+    beside = (Beside("Newcombe method 10", *hybrid), *_drawn(drawn, alpha))
     values = (float(first.mean()), float(second.mean()), (gained - lost) / images)
     return Check(quantity, "Tango score interval", *values, lower, upper, margin, verdict, needed, beside)
 
@@ -170,13 +207,11 @@ def _flips(models: Mapping[str, Model], section: ValidateSection) -> Check:
 
 
 def _ece(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> Check:
-    from medge.statistics.calibration import confidence, expected_calibration_error
-
     first, second = (
         expected_calibration_error(*confidence(model.calibrated, model.labels))
         for model in (models["float"], models["carried"])
     )
-    bounds = percentiles(resampled["carried"]["ece"] - resampled["float"]["ece"], alpha=section.alpha)
+    bounds = percentiles(resampled["carried"]["ece"] - resampled["float"]["ece"], alpha=section.alpha)  # never NaN
     limit = section.margins.ece
     verdict = "pass" if second - first <= limit else "fail"
     return Check("ece", "difference against its limit", first, second, second - first, *bounds, limit, verdict)
@@ -187,6 +222,14 @@ def _f1_of(model: Model) -> float:
 
     average = "binary" if model.classes == 2 else "macro"
     return float(f1_score(model.labels, model.decisions, average=average, zero_division=0.0))
+
+
+def _drawn(differences: Floats | None, alpha: float) -> tuple[Beside, ...]:
+    """The resampled interval; nothing where it was not asked for or does not exist."""
+    if differences is None:
+        return ()
+    lower, upper = percentiles(differences, alpha=alpha)
+    return () if np.isnan(lower) else (Beside("bootstrap by group", lower, upper),)
 
 
 def _each_class(model: Model, factor: float | None) -> dict[str, int] | None:

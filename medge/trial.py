@@ -31,6 +31,7 @@ from medge.recipe import ValidateSection
 from medge.records import sha256_of_json
 from medge.statistics.bootstrap import group_index, resample, totals
 from medge.statistics.mcnemar import exact_p
+from medge.subgroups import Subgroup, by_subgroup
 
 __all__ = ["Check", "Trial", "judge", "summary", "trial_of_files"]
 
@@ -43,6 +44,7 @@ class Trial:
     are the truth. thresholds: plain probabilities before temperature (None for more than two classes). temperature:
     the engine's. flips: see medge.flips. mcnemar: exact p of the changed rightness, reported only. images: judged
     images of each class; repeated: further copies of an image, counted once. protocol_sha256: of the section.
+    subgroups: see medge.subgroups; columns with too many values are named as left out.
     """
 
     verdict: str
@@ -58,6 +60,8 @@ class Trial:
     groups: int
     repeated: int
     protocol_sha256: str
+    subgroups: tuple[Subgroup, ...] = ()
+    subgroups_left_out: tuple[str, ...] = ()
 
 
 def judge(
@@ -131,6 +135,7 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
         raise DataError(f"All {len(judged)} images are of one group.", fix="Name the patient or lesion of each image.")
     resampled = _resampled(models, index, groups, section.bootstrap, seed)
     used = models[section.transfer]
+    subgroups, left_out = by_subgroup(judged.subgroups, models, section)
     made = checks(models, resampled, section)
     right_before, right_after = models["float"].decisions == judged.labels, used.decisions == judged.labels
     gained, lost = int((right_after & ~right_before).sum()), int((right_before & ~right_after).sum())
@@ -151,6 +156,8 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
         groups=groups,
         repeated=judged.repeated,
         protocol_sha256=sha256_of_json(section.model_dump(mode="json")),
+        subgroups=subgroups,
+        subgroups_left_out=left_out,
     )
 
 

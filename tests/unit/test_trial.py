@@ -178,6 +178,25 @@ def test_another_protocol_has_another_hash():
     assert of(table(), table()).protocol_sha256 != of(table(), table(), alpha=0.1).protocol_sha256
 
 
+def test_subgroups_have_their_own_differences_and_small_ones_are_inconclusive():
+    first = table(1200)
+    sex = tuple("fm"[k % 2] for k in range(1199))
+    columns = {"sex": (*sex, ""), "site": ("a",) * 1199 + ("b",), "image": first.sha256}
+    first = dataclasses.replace(first, subgroups=columns)
+    second = noisy(first, 0.01)
+    trial = of(first, second)
+    found = {(s.column, s.value): s for s in trial.subgroups}
+    assert set(found) == {("sex", "f"), ("sex", "m"), ("sex", "unknown"), ("site", "a"), ("site", "b")}
+    assert (found["site", "a"].verdict, found["site", "b"].verdict) == ("pass", "inconclusive")
+    assert len(found["site", "b"].checks) == 1  # one image has neither an AUC nor the other class
+    assert trial.subgroups_left_out == ("image",)
+    women = rows(first, [k for k in range(1199) if sex[k] == "f"])
+    shifted = rows(second, [k for k in range(1199) if sex[k] == "f"])
+    same = judge(first, second, women, shifted, section=QUICK, seed=0)
+    assert check(same, "auc").lower == found["sex", "f"].checks[0].lower
+    assert trial.verdict == of(dataclasses.replace(first, subgroups={}), second).verdict
+
+
 # What must be refused
 
 
