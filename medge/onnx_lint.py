@@ -28,8 +28,12 @@ def lint(path: Path, rules: QuantRules | None = None) -> list[str]:
     The border (opset, ports, no external data) is always checked; the rules of signed int8 where `rules` want it, the
     rules of uint8 where they want that. Raises ToolError where the file is not ONNX at all.
     """
+    import onnx
+
     net = load(path)
-    problems = [*_border(net)]
+    outside = [t.name for t in onnx.load(str(path), load_external_data=False).graph.initializer if t.data_location == 1]
+    problems = [f"{name}: its data is outside the file" for name in outside]
+    problems += _border(net)
     if rules is not None and rules.activations == "int8":
         problems += _signed_int8(net)
     if rules is not None and rules.activations == "uint8":
@@ -42,13 +46,9 @@ def _border(net: Net) -> Iterator[str]:
     opsets = {o.domain: o.version for o in net.model.opset_import}
     if opsets.get("", opsets.get("ai.onnx")) != OPSET:
         yield f"opset {opsets.get('')}: must be {OPSET}"
-    for domain in sorted(set(opsets) - {"", "ai.onnx"}):
-        used = [node.name or node.op_type for node in net.nodes if node.domain == domain]
-        if used:
-            yield f"{used[0]}: operator of the domain '{domain}', which other engines do not know"
-    for tensor in graph.initializer:
-        if tensor.data_location == 1:  # EXTERNAL
-            yield f"{tensor.name}: its data is outside the file"
+    for node in net.nodes:
+        if node.domain not in ("", "ai.onnx"):
+            yield f"{node.name or node.op_type}: operator of the domain '{node.domain}', which other engines do not know"
     yield from _ports(graph)
 
 
