@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,8 @@ def test_another_machine_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_where_no_engine_runs_the_tool_is_blamed_by_name(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"Not one engine could be measured: int8/sleeper-int8: no such kernel"):
         measured(tmp_path, {"int8/sleeper-int8": {"refuse": "no such kernel"}})
+
+
+def test_the_coordinator_brings_no_second_thread_pool_with_it() -> None:
+    program = "import sys, medge.stages.profile; print([m for m in ('torch', 'nncf', 'openvino') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
