@@ -6,7 +6,7 @@ and is inconclusive in between, with the number of images of each class that wou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -22,10 +22,11 @@ from medge.statistics.intervals import newcombe, tango, wilson
 from medge.statistics.samplesize import LARGEST, factor_for_difference, images_for_proportions
 from medge.statistics.scores import one_vs_rest
 
-__all__ = ["Beside", "Check", "auc_check", "checks", "share_check", "worst"]
+__all__ = ["Beside", "Check", "auc_check", "cautions", "checks", "share_check", "worst"]
 
 Floats = NDArray[np.float64]
 Number = float
+_BY_GROUP = "bootstrap by group"
 Resampled = Mapping[str, Mapping[str, Floats]]  # model -> metric -> [resamples]
 
 
@@ -111,6 +112,17 @@ def worst(verdicts: list[str]) -> str:
     if not verdicts:
         raise ValueError("no check was made")
     return next(v for v in ("fail", "inconclusive", "pass") if v in verdicts)
+
+
+def cautions(made: Sequence[Check]) -> tuple[str, ...]:
+    """Checks that pass although the bootstrap by group, which knows that images of a patient are alike, would not."""
+    return tuple(
+        f"{check.quantity} passes by {check.method}, but the {other.method} reaches down to {other.lower:+.4f}, which "
+        f"is not above {check.margin:g}: images of one patient are alike."
+        for check in made
+        for other in check.beside
+        if check.verdict == "pass" and other.method == _BY_GROUP and other.lower <= check.margin
+    )
 
 
 def _verdict(lower: float, upper: float, margin: float) -> str:
@@ -229,7 +241,7 @@ def _drawn(differences: Floats | None, alpha: float) -> tuple[Beside, ...]:
     if differences is None:
         return ()
     lower, upper = percentiles(differences, alpha=alpha)
-    return () if np.isnan(lower) else (Beside("bootstrap by group", lower, upper),)
+    return () if np.isnan(lower) else (Beside(_BY_GROUP, lower, upper),)
 
 
 def _each_class(model: Model, factor: float | None) -> dict[str, int] | None:

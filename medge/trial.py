@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medge import flips, operating
 from medge.errors import DataError
-from medge.gate import Check, checks, worst
+from medge.gate import Check, cautions, checks, worst
 from medge.metrics import (
     Metric,
     Model,
@@ -44,7 +44,8 @@ class Trial:
     are the truth. thresholds: plain probabilities before temperature (None for more than two classes). temperature:
     the engine's. flips: see medge.flips. mcnemar: exact p of the changed rightness, reported only. images: judged
     images of each class; repeated: further copies of an image, counted once. protocol_sha256: of the section.
-    subgroups: see medge.subgroups; columns with too many values are named as left out.
+    subgroups: see medge.subgroups; columns with too many values are named as left out. notes: what a reader must know
+    beside the verdict.
     """
 
     verdict: str
@@ -62,6 +63,7 @@ class Trial:
     protocol_sha256: str
     subgroups: tuple[Subgroup, ...] = ()
     subgroups_left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def judge(
@@ -123,6 +125,7 @@ def summary(trial: Trial) -> dict[str, Any]:
             each = {at: _brief(check) for at, check in pair_of.items()}
             verdict = worst([check.verdict for check in pair_of.values()])
             found[name] = {**_brief(pair_of[used]), "verdict": verdict, **each}
+    found["notes"] = list(trial.notes)
     found["flips"] = {**{k: v for k, v in trial.flips.items() if k != "rows"}, **_limit(by_name["flips"])}
     return found
 
@@ -158,6 +161,7 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
         protocol_sha256=sha256_of_json(section.model_dump(mode="json")),
         subgroups=subgroups,
         subgroups_left_out=left_out,
+        notes=cautions(made) if groups < len(judged) else (),
     )
 
 

@@ -24,7 +24,7 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
     table.add_column("verdict")
     for name in (*shown, "flips"):
         table.add_column(name, justify="right")
-    table.add_column("what did not pass", overflow="fold")
+    table.add_column("what did not pass, or to know", overflow="fold")
     for name, trial in trials.items():
         values = [f"{metric.value:.4f}" if metric.value is not None else "-" for metric in _metrics(trial, shown)]
         verdict = f"[{_STYLES[trial.verdict]}]{trial.verdict}[/]"
@@ -33,8 +33,8 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
 
 
 def reasons(trial: Trial) -> str:
-    """Why a trial did not pass, in one line; empty where it did."""
-    return "; ".join(_reason(check) for check in trial.checks if check.verdict != "pass")
+    """Why a trial did not pass, in one line, and its notes; empty where it did and there are none."""
+    return "; ".join([*(_reason(check) for check in trial.checks if check.verdict != "pass"), *trial.notes])
 
 
 def _reason(check: Check) -> str:

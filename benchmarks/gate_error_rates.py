@@ -1,0 +1,177 @@
+"""How often the gate passes an engine whose true difference is known: at the margin (at most alpha) and above it.
+
+    python benchmarks/gate_error_rates.py            # about three minutes on two cores
+    python benchmarks/gate_error_rates.py --cases 200
+
+Writes benchmarks/results/gate_error_rates.json and .png. Sizes are those of the official chest X-ray test set, 390
+positive and 234 negative images. Scores are binormal; decisions change by chance with the rates that give the true
+difference. The last part repeats the margin with two images a patient whose errors are alike, which DeLong's interval
+does not know of, and shows what the bootstrap by group, printed beside it, would have said.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from medge.metrics import count_columns, rates_of_counts
+from medge.records import write_json
+from medge.statistics.bootstrap import percentiles, ranking, resample, totals
+from medge.statistics.delong import paired_auc
+from medge.statistics.intervals import restricted_variance, tango
+
+ALPHA, POSITIVE, NEGATIVE = 0.05, 390, 234
+RESULTS = Path(__file__).parent / "results"
+Z = norm.isf(ALPHA)
+
+
+def scores_of_two(rng: np.random.Generator, difference: float, *, area: float = 0.97, per_patient: int = 1) -> Any:
+    """Two models' scores, correlation 0.97 within a class, whose true areas are `area` and `area + difference`."""
+    positive = np.arange(POSITIVE + NEGATIVE) < POSITIVE
+    patient = np.arange(len(positive)) // per_patient
+
+    def noise() -> np.ndarray:
+        # of one patient's images two thirds of the noise is shared
+        own = rng.normal(size=len(positive))
+        shared = rng.normal(size=patient[-1] + 1)[patient]
+        return own if per_patient == 1 else np.sqrt(1 / 3) * own + np.sqrt(2 / 3) * shared
+
+    common = np.sqrt(0.97) * noise()
+    first, second = (
+        common + np.sqrt(0.03) * noise() + np.sqrt(2) * norm.ppf(area + shift) * positive for shift in (0.0, difference)
+    )
+    return first, second, positive, patient
+
+
+def auc_point(rng: np.random.Generator, difference: float, cases: int) -> dict[str, Any]:
+    """Pass rate of paired DeLong against -0.01, and the power that its own variance predicts."""
+    found = [paired_auc(*scores_of_two(rng, difference)[:3], alpha=ALPHA) for _ in range(cases)]
+    spread = float(np.std([pair.difference for pair in found]))
+    predicted = norm.cdf((difference + 0.01) / spread - Z)
+    return point("auc", difference, -0.01, [pair.lower > -0.01 for pair in found], predicted)
+
+
+def share_point(
+    rng: np.random.Generator, name: str, images: int, difference: float, margin: float, cases: int
+) -> dict[str, Any]:
+    """Pass rate of Tango's interval; 1 % of decisions change for the better whatever the difference."""
+    gained, lost = 0.01, 0.01 - difference
+    tables = rng.multinomial(images, [gained, lost, 1 - gained - lost], size=cases)
+    passed = [tango(int(b), int(c), images, alpha=ALPHA)[0] > margin for b, c, _ in tables]
+    at_margin = restricted_variance(gained, lost, margin)
+    observed = gained + lost - difference**2
+    predicted = norm.cdf((np.sqrt(images) * (difference - margin) - Z * np.sqrt(at_margin)) / np.sqrt(observed))
+    return point(name, difference, margin, passed, float(predicted))
+
+
+def f1_point(rng: np.random.Generator, difference: float, cases: int) -> dict[str, Any]:
+    """Pass rate of the paired bootstrap of F1 against -0.02; the engine misses positives that the float model found."""
+    sensitivity, specificity, margin = 0.95, 0.92, -0.02
+    alarms = NEGATIVE * (1 - specificity)
+    target = f1_of(sensitivity, alarms) + difference
+    # 2 P s / (P s + A + P) = F1 for s
+    engine = target * (alarms + POSITIVE) / (POSITIVE * (2 - target))
+    labels = (np.arange(POSITIVE + NEGATIVE) < POSITIVE).astype(np.int64)
+    passed, differences = [], []
+    for case in range(cases):
+        chance = rng.random(len(labels))
+        before = np.where(labels == 1, chance < sensitivity, chance < 1 - specificity).astype(np.int64)
+        after = np.where(labels == 1, chance < engine, before).astype(np.int64)
+        index = np.arange(len(labels))
+        statistics = [totals(count_columns(labels, decided, 2), index, len(labels)) for decided in (before, after)]
+        draws = resample(statistics, len(labels), images=len(labels), resamples=1000, seed=case)
+        drawn = rates_of_counts(draws[1], 2)["f1"] - rates_of_counts(draws[0], 2)["f1"]
+        differences.append(float(np.mean(drawn)))
+        passed.append(percentiles(drawn, alpha=ALPHA)[0] > margin)
+    predicted = norm.cdf((difference - margin) / np.std(differences) - Z) if np.std(differences) else 1.0
+    return point("f1", difference, margin, passed, float(predicted))
+
+
+def f1_of(sensitivity: float, alarms: float) -> float:
+    """F1 from the sensitivity and the expected number of false alarms."""
+    return 2 * POSITIVE * sensitivity / (POSITIVE * sensitivity + alarms + POSITIVE)
+
+
+def clustered(rng: np.random.Generator, cases: int) -> list[dict[str, Any]]:
+    """False pass rates at the margin of AUC with two alike images a patient: DeLong, and the bootstrap by group."""
+    passed: dict[str, list[bool]] = {"paired DeLong": [], "bootstrap by group": []}
+    for case in range(cases):
+        first, second, positive, patient = scores_of_two(rng, -0.01, per_patient=2)
+        passed["paired DeLong"].append(paired_auc(first, second, positive, alpha=ALPHA).lower > -0.01)
+        statistics = [ranking(scores, positive, patient) for scores in (first, second)]
+        draws = resample(statistics, int(patient[-1]) + 1, images=len(positive), resamples=500, seed=case)
+        lower = percentiles(draws[1][:, 0] - draws[0][:, 0], alpha=ALPHA)[0]
+        passed["bootstrap by group"].append(lower > -0.01)
+    return [{**point("auc", -0.01, -0.01, flags, ALPHA), "method": method} for method, flags in passed.items()]
+
+
+def point(quantity: str, difference: float, margin: float, passed: list[Any], predicted: float) -> dict[str, Any]:
+    rate, cases = float(np.mean(passed)), len(passed)
+    error = float(np.sqrt(max(rate * (1 - rate), 1 / cases) / cases))
+    return {
+        "quantity": quantity,
+        "true_difference": difference,
+        "margin": margin,
+        "cases": cases,
+        "pass_rate": rate,
+        "standard_error": round(error, 5),
+        "predicted": round(float(predicted), 5),
+    }
+
+
+def plot(points: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    quantities = list(dict.fromkeys(p["quantity"] for p in points))
+    figure, axes = plt.subplots(1, len(quantities), figsize=(3.4 * len(quantities), 3.2), sharey=True)
+    for axis, quantity in zip(axes, quantities, strict=True):
+        mine = [p for p in points if p["quantity"] == quantity]
+        x = [p["true_difference"] for p in mine]
+        axis.errorbar(x, [p["pass_rate"] for p in mine], [2 * p["standard_error"] for p in mine], fmt="o", label="seen")
+        axis.plot(x, [p["predicted"] for p in mine], "--", label="predicted")
+        axis.axvline(mine[0]["margin"], color="grey", linewidth=0.8)
+        axis.axhline(ALPHA, color="grey", linewidth=0.8)
+        axis.set(title=quantity, xlabel="true difference")
+    axes[0].set_ylabel("share of trials that pass")
+    axes[-1].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=2000)
+    cases = parser.parse_args().cases
+    rng = np.random.default_rng(0)
+    points = [auc_point(rng, d, cases) for d in (-0.02, -0.01, -0.0075, -0.005, -0.0025, 0.0)]
+    points += [share_point(rng, "sensitivity", POSITIVE, d, -0.02, cases) for d in (-0.04, -0.02, -0.015, -0.01, 0.0)]
+    points += [share_point(rng, "specificity", NEGATIVE, d, -0.03, cases) for d in (-0.06, -0.03, -0.02, -0.01, 0.0)]
+    points += [f1_point(rng, d, max(50, cases // 4)) for d in (-0.03, -0.02, -0.015, -0.01, -0.005)]
+    repeated = clustered(rng, max(50, cases // 4))
+    for p in points + repeated:
+        print(
+            f"{p['quantity']:12} {p.get('method', ''):20} true {p['true_difference']:+.4f} margin {p['margin']:+.2f}: "
+            f"passes {p['pass_rate']:.3f} +- {p['standard_error']:.3f}, predicted {p['predicted']:.3f}"
+        )
+    RESULTS.mkdir(exist_ok=True)
+    document = {
+        "alpha": ALPHA,
+        "images": {"positive": POSITIVE, "negative": NEGATIVE},
+        "points": points,
+        "clustered": repeated,
+    }
+    write_json(RESULTS / "gate_error_rates.json", document)
+    plot(points, RESULTS / "gate_error_rates.png")
+    worst = max(p["pass_rate"] - 3 * p["standard_error"] for p in points if p["true_difference"] <= p["margin"])
+    print("at most alpha at the margin:", "yes" if worst <= ALPHA else "NO")
+
+
+if __name__ == "__main__":
+    main()
