@@ -48,7 +48,7 @@ def _border(net: Net) -> Iterator[str]:
         yield f"opset {opsets.get('')}: must be {OPSET}"
     for node in net.nodes:
         if node.domain not in ("", "ai.onnx"):
-            yield f"{node.name or node.op_type}: operator of the domain '{node.domain}', which other engines do not know"
+            yield f"{node.name or node.op_type}: operator of the domain '{node.domain}', unknown to other engines"
     yield from _ports(graph)
 
 
