@@ -13,7 +13,6 @@ from pathlib import Path
 import medge
 from medge import plugins
 from medge.errors import MissingError
-from medge.records import NOTICE
 
 __all__ = ["runtime_files", "write_runtime"]
 
@@ -56,7 +55,6 @@ def write_runtime(path: Path, backends: Sequence[str]) -> None:
                 entry.external_attr = 0o100644 << 16
                 entry.create_system = 3  # Unix, wherever it is written
                 archive.writestr(entry, content)
-            archive.comment = f"medge {medge.__version__}; {NOTICE}".encode()
     path.chmod(0o755)
 
 

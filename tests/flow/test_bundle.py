@@ -291,6 +291,42 @@ def test_an_engine_that_computes_otherwise_than_validated_is_not_packaged(tmp_pa
         package.run(PackageSection(), inputs, tmp_path, 0)
 
 
+def test_without_a_threshold_the_most_probable_class_is_the_decision(tmp_path: Path) -> None:
+    inputs = fake_inputs(tmp_path / "run", synthetic=False)
+    path = inputs["select"].folder / "choice.json"
+    point = {"rule": "most probable class", "threshold": None, "temperature": 1.0, "positive": None}
+    write_json(path, {**read_json(path), "operating_point": point})
+    package.run(PackageSection(golden=8), inputs, tmp_path, 0)
+    (answer,) = lines(call(tmp_path / "fake", "predict", str(tmp_path / "fake" / "golden" / "00.png")))
+    assert answer["threshold"] is None
+    assert answer["probabilities"][answer["decision"]] == max(answer["probabilities"].values())
+    assert "synthetic" not in answer
+    text = (tmp_path / "fake" / "README.md").read_text()
+    assert "the most probable class" in text
+    assert "ynthetic" not in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["predict"], ["dance"], [], ["predict", "--threads", "0", "x"], ["bench", "--seconds", "-1"]]
+)
+def test_a_wrong_command_line_exits_2_with_usage(bundle: Path, arguments: list[str]) -> None:
+    done = call(bundle, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage:" in done.stderr
+
+
+def test_readers_that_stop_early_do_not_break_it(bundle: Path) -> None:
+    image = str(bundle / "golden" / "00.png")
+    command = [sys.executable, "-I", str(bundle / bundles.RUNTIME), "predict", *[image] * 400]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+    assert "Traceback" not in errors
+
+
 def test_nothing_chosen_is_nothing_packaged(tmp_path: Path) -> None:
     inputs = fake_inputs(tmp_path / "run")
     write_json(inputs["select"].folder / "choice.json", {"chosen": None, "operating_point": None})
