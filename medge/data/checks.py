@@ -146,6 +146,8 @@ def near_duplicates(
         for left in range(top, len(hashes), _TILE):
             lower = upper if left == top else _signs(hashes, left)
             products = upper @ lower.T
+            if products.max() < total - 2 * bits:
+                continue
             found = np.argwhere(products >= total - 2 * bits) + np.array([top, left])
             found = found[(found[:, 0] < found[:, 1]) & (member[found[:, 0]] != member[found[:, 1]])]
             for first, second in found[: limit - len(pairs)].tolist():

@@ -71,16 +71,21 @@ def test_the_table_is_whole_and_its_images_can_be_fetched(source: tuple[str, Dat
     name, section, work = source
     table = plugins.load("data.sources", name).rows(section, seed=0, work=work)
     assert isinstance(table, SourceTable)
-    assert len(table) > 0 and len(set(table.paths)) == len(table)
-    assert all(table.paths) and all(table.labels) and all(table.groups)
-    assert table.name and table.identity
+    assert len(table) > 0
+    assert len(set(table.paths)) == len(table)
+    assert all(table.paths)
+    assert all(table.labels)
+    assert all(table.groups)
+    assert table.name
+    assert table.identity
     assert not any(path.startswith("/") or "\\" in path for path in table.paths)
     for row in range(len(table)):
         picture = table.fetch(row)
         if isinstance(picture, Path):
             assert picture.is_file()
         else:
-            assert picture.dtype == np.uint8 and picture.ndim in (2, 3)
+            assert picture.dtype == np.uint8
+            assert picture.ndim in (2, 3)
 
 
 def test_the_table_is_the_same_each_time(source: tuple[str, DataSection, Path]) -> None:

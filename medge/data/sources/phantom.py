@@ -68,7 +68,7 @@ def draw(seed: int, group: int, row: int, *, positive: bool, difficulty: float) 
     if positive:
         plain = _between(finding, 0.0, 1.0) * (1.25 - difficulty)  # 0 is a faint opacity, 1 a plain one
         for _ in range(int(finding.integers(1, 4))):
-            _add_blob(finding, attenuation, lungs, inside, strength=0.07 + 0.33 * plain, size=(0.08, 0.18))
+            _add_blob(finding, attenuation, lungs, inside, strength=0.12 + 0.5 * plain, size=(0.08, 0.18))
     return _exposed(shot, attenuation, noise=0.02 + 0.03 * difficulty)
 
 
@@ -167,7 +167,8 @@ def _add_blob(
         v = (dy * (1.0 / radius) - _between(shot, -0.7, 0.7)) * _between(shot, 0.8, 1.3)
         bump = np.maximum(1.0 - 0.4 * (u * u + v * v), 0.0)
         np.maximum(total, bump * bump, out=total)
-    attenuation[window] += strength * total * lungs[window]
+    room = np.maximum(1.25 - attenuation[window], 0.0)  # what fills with fluid does not become denser than bone
+    attenuation[window] += strength * total * lungs[window] * room
 
 
 def _texture(shot: np.random.Generator, *, amplitude: float) -> Plane:

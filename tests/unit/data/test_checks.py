@@ -120,4 +120,5 @@ def test_classes_that_make_no_sense_are_problems(
     found: list[str], classes: list[str] | None, positive: str | None, told: str
 ) -> None:
     problems = labels.ordered(found, classes=classes, positive=positive)[3]
-    assert told in problems[0].message and problems[0].fix
+    assert told in problems[0].message
+    assert problems[0].fix

@@ -18,7 +18,7 @@ Set = tuple[NDArray[np.int64], list[str], int]
 
 @st.composite
 def sets(draw: st.DrawFn) -> Set:
-    """Labels, groups and the number of classes: sizes from a lone image to a patient with dozens, some with two classes."""
+    """Labels, groups and the number of classes: lone images and patients with dozens, some of two classes."""
     classes = draw(st.integers(2, 4))
     labels: list[int] = []
     groups: list[str] = []

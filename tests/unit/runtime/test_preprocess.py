@@ -190,7 +190,9 @@ def test_squash_fills_letterbox_pads_and_crop_cuts() -> None:
     wide[:, :20] = 100
     assert prepare(wide, Preprocess(20, 20, "squash"))[10].mean() == pytest.approx(175, abs=2)
     boxed = prepare(wide, Preprocess(20, 20, "letterbox"))
-    assert boxed[:4].max() == 0 and boxed[16:].max() == 0 and boxed[6:14].min() >= 90
+    assert boxed[:4].max() == 0
+    assert boxed[16:].max() == 0
+    assert boxed[6:14].min() >= 90
     assert prepare(wide, Preprocess(20, 20, "crop")).min() >= 190
 
 
@@ -226,7 +228,8 @@ def test_a_large_jpeg_is_scaled_while_decoding_and_never_enlarged_again(monkeypa
             whole = prepare(load_image(data), Preprocess(224, 224, resize))
             assert np.abs(small.astype(int) - whole).mean() < 1
             wide, high = sizes[-2]
-            assert wide <= width and high <= height
+            assert wide <= width
+            assert high <= height
             needed = preprocess._scaled_size((width, height), Preprocess(224, 224, resize))
             assert (wide, high) == (width, height) or (wide >= needed[0] and high >= needed[1])
     assert (500, 375) in sizes
