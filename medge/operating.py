@@ -29,12 +29,19 @@ class Operating:
     temperature_float: float
     temperature_engine: float
 
+    def cuts(self, transfer: str) -> dict[str, float | None]:
+        """The cuts as scores, `used` being the one of the recipe's `transfer`."""
+        used = self.float_cut if transfer == "carried" else self.refitted_cut
+        return {
+            "float": self.float_cut,
+            "engine_carried": self.float_cut,
+            "engine_refitted": self.refitted_cut,
+            "used": used,
+        }
+
     def thresholds(self, transfer: str) -> dict[str, float | None]:
-        """The cuts as plain probabilities (before temperature), `used` being the one of the recipe's `transfer`."""
-        carried = None if self.float_cut is None else probability_of_score(self.float_cut)
-        refitted = None if self.refitted_cut is None else probability_of_score(self.refitted_cut)
-        used = carried if transfer == "carried" else refitted
-        return {"float": carried, "engine_carried": carried, "engine_refitted": refitted, "used": used}
+        """The same as plain probabilities, before temperature; those of scores beyond 36 round to 0 or 1."""
+        return {name: None if cut is None else probability_of_score(cut) for name, cut in self.cuts(transfer).items()}
 
 
 def fit(validation: Paired, rule: str) -> Operating:

@@ -41,11 +41,11 @@ class Trial:
     """What the trial found. Plain values only: `records.to_json` writes it.
 
     metrics and confusion: {"float", "engine"}, the engine at the threshold of the recipe's `transfer`; confusion rows
-    are the truth. thresholds: plain probabilities before temperature (None for more than two classes). temperature:
-    the engine's. flips: see medge.flips. mcnemar: exact p of the changed rightness, reported only. images: judged
-    images of each class; repeated: further copies of an image, counted once. protocol_sha256: of the section.
-    subgroups: see medge.subgroups; columns with too many values are named as left out. notes: what a reader must know
-    beside the verdict.
+    are the truth. thresholds: plain probabilities before temperature (None for more than two classes); cuts: the same
+    as log odds, exact where probabilities round to 0 or 1. temperature: the engine's. flips: see medge.flips.
+    mcnemar: exact p of the changed rightness, reported only. images: judged images of each class; repeated: further
+    copies of an image, counted once. protocol_sha256: of the section. subgroups: see medge.subgroups; columns with
+    too many values are named as left out. notes: what a reader must know beside the verdict.
     """
 
     verdict: str
@@ -54,6 +54,7 @@ class Trial:
     confusion: dict[str, list[list[int]]]
     flips: dict[str, Any]
     thresholds: dict[str, float | None]
+    cuts: dict[str, float | None]
     temperature: float
     temperature_float: float
     mcnemar: dict[str, float]
@@ -152,6 +153,7 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
         confusion={"float": _confusion(models["float"]), "engine": _confusion(used)},
         flips=flips.ledger(judged, models["float"], used),
         thresholds=at.thresholds(section.transfer),
+        cuts=at.cuts(section.transfer),
         temperature=at.temperature_engine,
         temperature_float=at.temperature_float,
         mcnemar={"gained": gained, "lost": lost, "p": exact_p(gained, lost)},

@@ -32,9 +32,15 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
     return table
 
 
-def reasons(trial: Trial) -> str:
-    """Why a trial did not pass, in one line, and its notes; empty where it did and there are none."""
-    return "; ".join([*(_reason(check) for check in trial.checks if check.verdict != "pass"), *trial.notes])
+def reasons(trial: Trial, *, most: int = 3) -> str:
+    """What did not pass, failures first, at most `most` of them and how many more, then the notes; empty where all
+    is well."""
+    order = ("fail", "inconclusive")
+    wanting = sorted((c for c in trial.checks if c.verdict != "pass"), key=lambda check: order.index(check.verdict))
+    said = [_reason(check) for check in wanting[:most]]
+    if len(wanting) > most:
+        said.append(f"and {len(wanting) - most} more")
+    return "; ".join([*said, *trial.notes])
 
 
 def _reason(check: Check) -> str:

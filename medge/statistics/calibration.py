@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 15
-TEMPERATURES = (0.05, 20.0)  # a model that knows nothing would ask for infinity
+TEMPERATURES = (1e-3, 1e3)  # a model that knows nothing would ask for infinity; scores from elsewhere have any scale
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
