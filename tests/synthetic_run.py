@@ -39,13 +39,12 @@ def write_data(
     splits = ["train", "train", "train", "validation", "validation", "test", "test", "train", "test", "test"]
     with open(folder / "manifest.csv", "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["path", "label", "group", "split", "sha256"])
+        writer.writerow(["path", "label", "group", "split", "sha256", "sex"])
         for k in range(images):
             group = k // 2
             name = labels[label[k]]
-            writer.writerow(
-                [f"{name}/{k:04d}.png", name, f"person{group:03d}", splits[group // len(labels) % 10], f"{k:064x}"]
-            )
+            split, sex = splits[group // len(labels) % 10], "FM"[group % 3 % 2]
+            writer.writerow([f"{name}/{k:04d}.png", name, f"person{group:03d}", split, f"{k:064x}", sex])
     about = {
         "name": "phantom",
         "labels": list(labels),

@@ -15,6 +15,7 @@ from medge.records import NOTICE
 from medge.report import figures, pictures, tables
 from medge.report.gather import Found
 from medge.report.head import caveats, head
+from medge.report.subgroups import subgroups
 from medge.report.words import count, percent
 
 __all__ = ["render"]
@@ -79,6 +80,7 @@ def _validate(found: Found) -> dict[str, Any] | None:
         "labels": found.labels,
         "quantities": tables.quantities(found, found.focus, "test"),
         "external": tables.external(found, found.focus),
+        "subgroups": subgroups(found, found.focus),
         "images": sum(trial["images"].values()),
         "counts": {found.labels[k]: n for k, n in enumerate(trial["images"].values())},
         "groups": trial["groups"],

@@ -107,6 +107,18 @@ def test_new_misses_come_first_and_have_pictures(page: str) -> None:
     assert ledger.count("data:image/jpeg;base64,") == len(kinds) == 3
 
 
+def test_subgroups_add_up_to_all_test_images(run: Path, page: str) -> None:
+    table = page[page.index("<h3>Subgroups") : page.index("All metrics with")]
+    rows = [
+        [text_of(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in table.split("<tr>")[2:]
+    ]
+    trial = read_json(run / "5-validate/trials.json")["engines"]["int8/openvino-int8"]["test"]
+    assert {row[0] for row in rows} == {"sex: F", "sex: M"}
+    assert sum(int(row[1]) for row in rows) == sum(trial["images"].values())
+    changed = sum(int(row[1]) * float(row[4].split()[0]) / 100 for row in rows)
+    assert changed == pytest.approx(trial["flips"]["count"], abs=0.5)
+
+
 def test_the_same_run_gives_the_same_bytes(run: Path, page: str) -> None:
     assert report.write(run).read_text(encoding="utf-8") == page
 
