@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 if TYPE_CHECKING:  # Protocol is in typing since 3.8; kept here so that the device never needs typing_extensions
     import torch
@@ -78,8 +78,12 @@ class Compressor(Protocol):
 class Source(Protocol):
     """data/sources/NAME.py: where images come from. Host ring."""
 
-    def rows(self, section: Any) -> Any:
-        """A medge.data.table.SourceTable for a recipe's data section. Raises DataError."""
+    def rows(self, section: Any, *, seed: int, work: Path) -> Any:
+        """A medge.data.table.SourceTable for a recipe's data section; `work/scratch/` is free to use. Raises DataError."""
+        ...
+
+    def files(self, section: Any) -> Iterable[Path]:
+        """The files that `rows` depends on; their sizes and times tell whether the stage must be repeated."""
         ...
 
 
