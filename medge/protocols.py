@@ -79,7 +79,7 @@ class Source(Protocol):
     """data/sources/NAME.py: where images come from. Host ring."""
 
     def rows(self, section: Any, *, seed: int, work: Path) -> Any:
-        """A medge.data.table.SourceTable for a recipe's data section; `work/scratch/` is free to use. Raises DataError."""
+        """A medge.data.table.SourceTable; `work/scratch/` is free to use. Raises DataError, MissingError."""
         ...
 
     def files(self, section: Any) -> Iterable[Path]:
