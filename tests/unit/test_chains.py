@@ -1,0 +1,50 @@
+"""Chains of compressors: what makes no sense is refused before any work, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from medge import chains, recipe
+from medge.errors import RecipeError
+
+
+@pytest.mark.parametrize("names", [["ptq"], ["qat"], ["ptq", "qat"]])
+def test_quantising_once_and_training_what_is_quantised_makes_sense(names: list[str]) -> None:
+    assert chains.problem(names) is None
+    assert chains.quantises(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "at least one"),
+        (["ptq", "ptq"], "ptq after ptq would quantise twice"),
+        (["qat", "ptq"], "ptq after qat would quantise twice"),
+        (["qat", "qat"], "qat twice would quantise twice"),
+        (["ptq", "qat", "qat"], "qat twice would quantise twice"),
+    ],
+)
+def test_quantising_twice_is_refused(names: list[str], words: str) -> None:
+    assert words in str(chains.problem(names))
+
+
+def test_what_does_not_take_a_quantised_model_cannot_follow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from medge import plugins
+
+    modules = {"ptq": SimpleNamespace(QUANTISES=True), "thin": SimpleNamespace()}
+    monkeypatch.setattr(plugins, "load", lambda kind, name: modules[name])
+    assert chains.problem(["thin", "ptq"]) is None
+    assert "thin cannot change a model that ptq has quantised" in str(chains.problem(["ptq", "thin"]))
+
+
+def test_all_refused_chains_are_listed_together() -> None:
+    variants = recipe.parse(
+        {"compress": {"variants": {"a": ["ptq", "ptq"], "b": {"first_passing": [["ptq"], ["qat", "ptq"]]}}}}, origin="t"
+    ).compress.variants
+    with pytest.raises(RecipeError) as caught:
+        chains.check(variants)
+    assert "compress.variants.a: [ptq, ptq]" in caught.value.message
+    assert "compress.variants.b: [qat, ptq]" in caught.value.message
+    assert "Quantise once" in caught.value.fix
