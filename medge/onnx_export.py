@@ -33,7 +33,7 @@ def onnx_from_torch(model: nn.Module, path: Path, *, size: tuple[int, int]) -> N
     example = torch.zeros(1, *size, 3, dtype=torch.uint8)
     plain = _stripped(model, example) if is_quantised(model) else fold_batch_norms(model, example)[0]
     # The exporter prints the whole graph from C++ where it refuses an operator, whatever its verbosity.
-    silent = mock.patch.object(torch._C, "_jit_onnx_log", lambda *_: None)
+    silent = mock.patch.object(torch._C, "_jit_onnx_log", return_value=None)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), quiet(), silent:
         exported = Path(folder) / "exported.onnx"
         try:
