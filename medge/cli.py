@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from medge import launch
 from medge.errors import MedgeError
 from medge.records import NOTICE
 
@@ -197,12 +198,25 @@ def _stop(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _lead() -> None:
+    """The command itself; processes launched beside this one are sent home after it, unless a signal ends them all."""
+    try:
+        app()
+    except SystemExit as leaving:
+        if not isinstance(leaving.code, int) or leaving.code < 128:
+            launch.dismiss()
+        raise
+    except MedgeError:
+        launch.dismiss()
+        raise
+
+
 def main() -> NoReturn:
     """The `medge` command. A MedgeError becomes its message and exit code; a bug keeps its traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        app()
+        launch.serve() if launch.is_helper() else _lead()
     except MedgeError as error:
         if "--json" in sys.argv:
             import json

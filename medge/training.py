@@ -215,7 +215,8 @@ def train_epoch(
 ) -> float:
     """One pass over `batches`; `factors(k)` scales every group's `peak` learning rate at batch k. The mean loss.
 
-    `average` shares gradients among processes. Raises ToolError for a loss that is not a number.
+    `average` makes tensors their mean over the processes of a launch: gradients, and the loss, so that one that is
+    not a number stops them all. Raises ToolError for a loss that is not a number.
     """
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     total, count = 0.0, 0
@@ -225,7 +226,10 @@ def train_epoch(
         with autocast(device, dtype):
             logits = forward(inputs.to(device, non_blocking=True))
         value = loss(logits.float(), labels.to(device))
-        seen = float(value.detach())
+        mean = value.detach().reshape(1).clone()
+        if average:
+            average([mean])
+        seen = float(mean)
         if not math.isfinite(seen):
             raise ToolError(
                 f"The training loss is {seen} at batch {number + 1} of an epoch.",

@@ -5,7 +5,6 @@ Writes model.safetensors, model.json, history.json and predictions/validation.cs
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from medge.model import Classifier
     from medge.training import Scores
 
-__all__ = ["fingerprint", "run"]
+__all__ = ["fingerprint", "run", "train"]
 
 
 def fingerprint(section: FinetuneSection) -> str:
@@ -37,14 +36,22 @@ def fingerprint(section: FinetuneSection) -> str:
 def run(section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     """Trains the classifier of `section` on the data stage's training images; the best epoch on validation is kept.
 
-    Started by `accelerate launch`, every process calls this and shares each batch; only the main one writes files and
-    only its return value counts.
+    Of a launch of several processes only the main one writes files and returns values; each has its share of every
+    batch, so that a recipe's batch size means the same however many they are.
     """
+    from medge import launch
+
+    accelerator = launch.start()
+    return train(accelerator, *launch.share(accelerator, (section, dict(inputs), work, seed)))
+
+
+def train(accelerator: Accelerator, section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
+    """`run` in one of the processes of a launch."""
     from medge import model as models
     from medge import training
 
+    _check_shares(section, accelerator)
     data = load_data(inputs["data"].folder)
-    accelerator = _start(section)
     model = _create(section, data, seed).to(accelerator.device)
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -65,24 +72,13 @@ def run(section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict
     return values
 
 
-def _start(section: FinetuneSection) -> Accelerator:
-    """The processes of this launch (usually one), with CUDA set to repeat itself exactly."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    import torch
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
-    if accelerator.device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
+def _check_shares(section: FinetuneSection, accelerator: Accelerator) -> None:
     processes = accelerator.num_processes
     if section.batch_size % processes or section.batch_size // processes < 2:
         raise RecipeError(
             f"A batch of {section.batch_size} images cannot be shared by {processes} processes.",
             fix=f"Set finetune.batch_size to a multiple of {processes}, at least {2 * processes}.",
         )
-    return accelerator
 
 
 def _create(section: FinetuneSection, data: DataSet, seed: int) -> Classifier:

@@ -105,20 +105,42 @@ def test_killed_again_and_again_it_continues_to_the_same_weights(trained: tuple[
         assert sha256_of_file(tmp_path / "work" / name) == sha256_of_file(trained[0] / "work" / name), name
 
 
+LAUNCH = (
+    "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port",
+)  # fmt: skip
+
+
+def free_port() -> str:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return str(unused.getsockname()[1])
+
+
 def test_two_processes_share_the_work(trained: tuple[Path, Any], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     data_stage(tmp_path / "data")
-    launch = (
-        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port),
-    )  # fmt: skip
-    assert child(tmp_path / "data", tmp_path / "work", launch=launch) == 0
+    assert child(tmp_path / "data", tmp_path / "work", launch=(*LAUNCH, free_port())) == 0
     history = json.loads((tmp_path / "work" / "history.json").read_text(encoding="utf-8"))
     assert [e["phase"] for e in history] == [e["phase"] for e in trained[1]]
     assert history[1]["loss"] == pytest.approx(trained[1][1]["loss"], rel=1e-3)  # the head's phase is the same work
     assert models.load(tmp_path / "work").spec == models.load(trained[0] / "work").spec
+
+
+def test_a_launch_of_the_command_itself_has_one_main_process(tmp_path: Path) -> None:
+    recipe = {
+        "name": "two",
+        "data": {"source": "phantom", "positive": "opacity", "phantom": {"images": 80}, "size": 32},
+        "finetune": {**SECTION.model_dump(mode="json"), "frozen_epochs": 1, "epochs": 1},
+    }
+    run = tmp_path / "runs" / "two"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    command = [sys.executable, *LAUNCH, free_port(), "-m", "medge", "finetune", "--run", "two", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (run / "2-finetune" / "record.json").is_file()
+    json.loads(done.stdout)  # helpers print nothing
 
 
 def test_it_learns_three_classes_and_reaches_its_limits(tmp_path: Path) -> None:
