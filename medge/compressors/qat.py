@@ -7,6 +7,7 @@ that flip. Dropout and drop-path are off and BatchNorms folded, so student and t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -20,8 +21,6 @@ import numpy as np
 from medge import console
 from medge.compressors import ptq
 from medge.compressors._options import check_number
-from medge.fake_quantize import imported_nncf
-from medge.quiet import quiet
 from medge.recipe import Augment
 
 if TYPE_CHECKING:
@@ -126,9 +125,8 @@ class _Run:
 
     @classmethod
     def started(cls, model: nn.Module, options: Options, context: Context, aim: NDArray[np.float32]) -> _Run:
-        quantised = _copy(model) if ptq.quantisers(model) else ptq.apply(model, options.initial, context)
-        run = cls(quantised, options)
-        run.judge(_validation_loss(quantised, context, aim))
+        run = cls(_quantised(model, options, context), options)
+        run.judge(_validation_loss(run.student, context, aim))
         run.save(options, context)
         return run
 
@@ -143,7 +141,7 @@ class _Run:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["options"] != repr(options):
             return None
-        run = cls(_copy(model) if ptq.quantisers(model) else _requantised(model, saved["quantisers"], context), options)
+        run = cls(_quantised(model, options, context), options)
         run.student.load_state_dict(saved["student"])
         run.optimizer.load_state_dict(saved["optimizer"])
         run.losses, run.best = saved["losses"], saved["best"]
@@ -158,11 +156,9 @@ class _Run:
     def save(self, options: Options, context: Context) -> None:
         """The checkpoint, written aside and renamed."""
         import torch
-        from nncf.torch import get_config
 
         state = {
             "options": repr(options),
-            "quantisers": get_config(self.student),
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
@@ -181,25 +177,10 @@ def _checkpoint(context: Context) -> Path:
     return context.work / "qat.pt"
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model)
-
-
-def _requantised(model: nn.Module, quantisers: dict[str, Any], context: Context) -> nn.Module:
-    """`model` with quantisers where a checkpoint had them; their values come with the checkpoint's state."""
-    import torch
-
-    from medge.fold import fold_batch_norms
-
-    imported_nncf()
-    with quiet():
-        from nncf.torch import load_from_config
-
-        example = torch.from_numpy(context.data.read(context.calibration[:1]))
-        restored: nn.Module = load_from_config(fold_batch_norms(model, example)[0], quantisers)
-    return restored
+def _quantised(model: nn.Module, options: Options, context: Context) -> nn.Module:
+    """The model that training starts from. A resumed run makes the same one again and loads its state into it, since
+    NNCF's description of its quantisers cannot be kept in a checkpoint without pickled code."""
+    return copy.deepcopy(model) if ptq.quantisers(model) else ptq.apply(model, options.initial, context)
 
 
 def _train(run: _Run, options: Options, context: Context, epoch: int) -> None:
