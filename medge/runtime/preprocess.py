@@ -29,7 +29,8 @@ Source = Union[str, Path, bytes]
 
 MAX_PIXELS = 89_478_485  # Pillow's own line for a decompression bomb: 256 MiB of RGB
 MIN_SIDE = 16  # px; less is a thumbnail's thumbnail, or not a picture
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+# First those that Pillow loads at once: for the others it imports all its formats. A JPEG may turn out to be an MPO.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "GIF", "TIFF", "WEBP")
 
 _METHODS = getattr(Image, "Resampling", Image)  # Pillow before 9.1 has the constants in Image itself
 _TURNS = getattr(Image, "Transpose", Image)
@@ -70,7 +71,8 @@ def prepare(source: Union[Source, Image.Image, Array], preprocess: Preprocess) -
     """uint8 [height, width, 3], RGB: what the engine takes.
 
     `source` is a file, its bytes, a Pillow image, or uint8 pixels [h, w] or [h, w, 3]. A large JPEG file is scaled
-    down while it is decoded, never to less than 1.5 times the target (and never where that would enlarge it again). Raises ImageRefused.
+    down while it is decoded, to no less than 1.5 times the target and never so that it must be enlarged again.
+    Raises ImageRefused.
     """
     if isinstance(source, np.ndarray):
         image = _plain(_from_pixels(source), "pixels")
@@ -195,10 +197,8 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
         raise _refused(name, f"mode {mode} has no known grey-scale window", "Apply the window and save it as 8-bit.")
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         alpha = image.convert("RGBA").getchannel("A")
-        if alpha.getextrema()[0] < 255:
-            raise _refused(
-                name, "parts of it are transparent", "Save it on the background it was meant for, without alpha."
-            )
+        if np.asarray(alpha).min() < 255:
+            raise _refused(name, "parts of it are transparent", "Save it on the background it was meant for.")
         return image.convert("RGB")
     if mode in ("L", "1"):
         return image.convert("L")

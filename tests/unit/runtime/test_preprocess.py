@@ -73,6 +73,12 @@ def test_palette_bilevel_cmyk_and_opaque_alpha_are_converted() -> None:
     assert np.array_equal(np.asarray(load_image(encoded(grey))), np.asarray(rgb.convert("L").convert("RGB")))
 
 
+def test_of_a_phones_jpeg_with_a_gain_map_the_photograph_is_taken() -> None:
+    both = encoded(picture(), "MPO", save_all=True, append_images=[picture(seed=1)], quality=95)
+    assert np.array_equal(np.asarray(load_image(both)), np.asarray(load_image(encoded(picture(), "JPEG", quality=95))))
+    assert prepare(both, Preprocess(32, 32)).shape == (32, 32, 3)
+
+
 def _transparent() -> bytes:
     image = picture()
     image.putalpha(128)
