@@ -1,0 +1,138 @@
+"""Quantisation: what stays in float, what is refused, and training that continues where it was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medge.compressors import Context, ptq, qat
+from medge.data import dataset
+from medge.errors import RecipeError
+from medge.model import Classifier, create, specify
+from tests.synthetic_run import write_data
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
+    folder = tmp_path_factory.mktemp("data") / "1-data"
+    write_data(folder, images=40, size=SIZE)
+    return dataset.load(folder)
+
+
+@pytest.fixture(scope="module")
+def teacher(data: dataset.DataSet) -> Classifier:
+    torch.manual_seed(0)
+    model = create(specify("mobilenetv3_small_100", classes=2, head="batchnorm", dropout=0.2, size=SIZE))
+    with torch.no_grad():
+        model.train()(torch.from_numpy(data.read(data.indices("train")[:8])))
+    return model.eval().requires_grad_(False)
+
+
+def _context(data: dataset.DataSet, teacher: Classifier, work: Path) -> Context:
+    return Context(data, data.indices("train")[:3], teacher, 0, work)
+
+
+def _quantised_weights(model: nn.Module) -> set[str]:
+    """Names of the layers whose weights NNCF quantises."""
+    names = [n for n, m in model.named_modules() if m in ptq.quantisers(model) and "weight" in n]
+    return {n.split("post_hooks.")[-1].rpartition(":weight")[0].replace(":", ".") for n in names}
+
+
+def test_the_head_and_ignored_layers_stay_in_float(data: dataset.DataSet, teacher: Classifier, tmp_path: Path) -> None:
+    everything = ptq.apply(teacher, ptq.Options(subset_size=2), _context(data, teacher, tmp_path))
+    layers = {
+        n for n, m in teacher.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and n.startswith("backbone.")
+    }
+    assert _quantised_weights(everything) == layers
+    options = ptq.Options(subset_size=2, ignored=("backbone.conv_stem", "backbone.blocks.0"))
+    some = ptq.apply(teacher, options, _context(data, teacher, tmp_path))
+    kept = {n for n in layers if n.startswith(("backbone.conv_stem", "backbone.blocks.0."))}
+    assert len(kept) > 2
+    assert _quantised_weights(some) == layers - kept
+
+
+def test_a_name_that_matches_no_layer_is_refused_with_the_nearest(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        ptq.apply(teacher, ptq.Options(ignored=("backbone.conv_sten",)), _context(data, teacher, tmp_path))
+    assert "'backbone.conv_sten'" in caught.value.message
+    assert "'backbone.conv_stem'" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"preset": "fast"}, "preset is one of performance, mixed"),
+        ({"overflow_fix": "no"}, "overflow_fix is one of"),
+        ({"bias_correction": 1}, "true or false"),
+        ({"subset_size": 0}, "at least 1"),
+        ({"subset_size": 1.5}, "a whole number"),
+        ({"ignored": "backbone"}, "a list of names"),
+        ({"signed": True, "preset": "mixed"}, "signed needs"),
+    ],
+)
+def test_nonsense_options_are_refused(options: dict[str, Any], words: str) -> None:
+    for kind in (ptq.Options, qat.Options):
+        with pytest.raises(ValueError, match=words):
+            kind(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"epochs": -1}, {"learning_rate": "fast"}, {"temperature": 0}, {"distillation": 1.1}, {"images_per_epoch": 0}],
+)
+def test_nonsense_options_of_training_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        qat.Options(**options)
+
+
+OPTIONS = qat.Options(epochs=2, batch_size=4, images_per_epoch=8, subset_size=2, learning_rate=1e-4)
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = _context(data, teacher, tmp_path / "whole")
+    expected = qat.apply(teacher, OPTIONS, whole)
+    train = qat._train
+
+    def killed(run: Any, options: qat.Options, context: Context, epoch: int) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        train(run, options, context, epoch)
+
+    context = _context(data, teacher, tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(qat, "_train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            qat.apply(teacher, OPTIONS, context)
+    trained: list[int] = []
+    monkeypatch.setattr(qat, "_train", lambda *a: (trained.append(a[3]), train(*a)))
+    found = qat.apply(teacher, OPTIONS, context)
+    assert trained == [1]
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
+    assert context.log == whole.log
+    assert "by epoch: " in context.log[0]
+
+
+def test_the_state_nearest_to_the_float_model_is_kept_even_if_it_is_the_start(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    wild = qat.Options(epochs=1, batch_size=4, images_per_epoch=8, subset_size=2, learning_rate=1.0)
+    context = _context(data, teacher, tmp_path)
+    start = ptq.apply(teacher, wild.initial, context)
+    kept = qat.apply(start, wild, context)
+    assert "epoch 0 is kept (the model before training)" in context.log[-1]
+    for name, tensor in start.state_dict().items():
+        torch.testing.assert_close(kept.state_dict()[name], tensor)

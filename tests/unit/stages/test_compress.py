@@ -1,0 +1,166 @@
+"""The compress stage: which chain is kept and why, and what a killed stage does not do again."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medge import model as classifier
+from medge import plugins, predictions, variants
+from medge.compressors import Context
+from medge.data import dataset
+from medge.errors import IntegrityError, RecipeError
+from medge.recipe import CompressSection, parse
+from medge.stages import compress
+from tests.synthetic_run import write_data
+
+
+@dataclass(frozen=True)
+class Shift:
+    by: float = 0.0
+
+
+class Shifting:
+    """A compressor that moves the second class's logit, and counts how often it was asked to."""
+
+    Options = Shift
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+
+    def apply(self, model: nn.Module, options: Shift, context: Context) -> nn.Module:
+        if np.isnan(options.by):
+            raise KeyboardInterrupt
+        self.calls.append(options.by)
+        context.log.append(f"moved by {options.by}")
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            moved.head[-1].bias[1] += options.by  # type: ignore[index]
+        return moved
+
+
+@pytest.fixture
+def shifting(monkeypatch: pytest.MonkeyPatch) -> Shifting:
+    compressor = Shifting()
+    monkeypatch.setattr(plugins, "names", lambda kind: ["shift"])
+    monkeypatch.setattr(plugins, "load", lambda kind, name: compressor)
+    return compressor
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("run")
+    write_data(folder / "1-data", images=60, size=32)
+    torch.manual_seed(0)
+    model = classifier.create(
+        classifier.specify("mobilenetv3_small_100", classes=2, head="plain", dropout=0.0, size=32)
+    )
+    (folder / "2-finetune/predictions").mkdir(parents=True)
+    classifier.save(model, folder / "2-finetune")
+    data = dataset.load(folder / "1-data")
+    rows = data.indices("validation")
+    table = data.predictions(rows, classifier.predict(model, data, rows, description=""))
+    predictions.write(folder / "2-finetune/predictions/validation.csv", table)
+    return {
+        "data": SimpleNamespace(folder=folder / "1-data"),
+        "finetune": SimpleNamespace(folder=folder / "2-finetune"),
+    }
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def _section(*chains: float | list[float]) -> CompressSection:
+    steps = [[{"shift": {"by": by}} for by in (c if isinstance(c, list) else [c])] for c in chains]
+    # The margins of sensitivity and specificity cannot be met with so few images; flips alone decide here.
+    margins = {name: -0.99 for name in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
+    gate = {"margins": {**margins, "flips": 0.02}, "bootstrap": 200}
+    value = {"calibration": {"images": 8}, "variants": {"v": {"first_passing": steps}}, "gate": gate}
+    return parse({"compress": value}, origin="test").compress
+
+
+def test_the_first_chain_that_passes_is_kept_with_why_the_others_were_not(
+    shifting: Shifting, inputs: Any, work: Path
+) -> None:
+    values = compress.run(_section(50.0, 0.0, 1.0), inputs, work, 0)
+    assert shifting.calls == [50.0, 0.0]
+    assert {name: v["verdict"] for name, v in values["variants"].items()} == {"float": "pass", "v": "pass"}
+    assert values["variants"]["v"]["chain"] == [{"compressor": "shift", "options": {"by": 0.0}}]
+    kept = variants.load(work / "v")
+    assert kept.log[0] == "moved by 50.0"
+    assert "fail" in kept.log[1]
+    assert "decisions flipped" in kept.log[1]
+    assert "0 decisions flipped" in kept.log[3]
+    assert kept.log[-1] == "[shift] is kept: it passed the gate."
+    assert kept.gate["verdict"] == "pass"
+    assert values["calibration"] == {
+        "path": "calibration/phantom-0.csv", "sha256": values["calibration"]["sha256"], "images": 8
+    }  # fmt: skip
+
+
+def test_the_last_chain_is_kept_where_none_passes(shifting: Shifting, inputs: Any, work: Path) -> None:
+    values = compress.run(_section(50.0, 60.0), inputs, work, 0)
+    assert values["variants"]["v"]["verdict"] == "fail"
+    assert values["variants"]["v"]["chain"][0]["options"] == {"by": 60.0}
+    assert variants.load(work / "v").log[-1] == "[shift] is kept: no chain passed the gate and it is the last."
+
+
+def test_what_is_written_is_what_was_judged(shifting: Shifting, inputs: Any, work: Path) -> None:
+    compress.run(_section([0.25, 0.5]), inputs, work, 0)
+    assert [v.name for v in variants.load_all(work)] == ["float", "v"]
+    before, after = (predictions.read(work / name / "validation.csv") for name in ("float", "v"))
+    np.testing.assert_allclose(after.logits - before.logits, np.tile([0, 0.75], (len(before), 1)), atol=1e-4)
+    assert before.sha256 == after.sha256
+
+
+def test_a_killed_stage_repeats_no_chain_and_no_variant_that_it_had_finished(
+    shifting: Shifting, inputs: Any, work: Path
+) -> None:
+    section = _section(50.0, float("nan"))
+    with pytest.raises(KeyboardInterrupt):
+        compress.run(section, inputs, work, 0)
+    assert shifting.calls == [50.0]
+    assert not (work / "v").exists()
+    section = _section(50.0, 0.0)
+    interrupted = compress.run(section, inputs, work, 0)
+    assert shifting.calls == [50.0, 0.0]
+    again = compress.run(section, inputs, work, 0)
+    assert shifting.calls == [50.0, 0.0]
+    assert again == interrupted
+
+
+def test_a_chain_that_cannot_be_followed_is_refused_before_any_work(inputs: Any, work: Path) -> None:
+    section = parse({"compress": {"variants": {"v": ["ptq", "ptq"]}}}, origin="test").compress
+    with pytest.raises(RecipeError, match="quantise twice"):
+        compress.run(section, inputs, work, 0)
+    assert list(work.iterdir()) == []
+
+
+def test_a_changed_onnx_file_is_noticed(shifting: Shifting, inputs: Any, work: Path) -> None:
+    compress.run(_section(0.0), inputs, work, 0)
+    with open(work / "v" / "model.onnx", "ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(IntegrityError, match="not the recorded file"):
+        variants.load_all(work)
+
+
+def test_a_folder_without_the_float_variant_is_refused(shifting: Shifting, inputs: Any, work: Path) -> None:
+    compress.run(_section(0.0), inputs, work, 0)
+    about = json.loads((work / "float" / "variant.json").read_text())
+    assert about["chain"] == []
+    (work / "float" / "variant.json").unlink()
+    with pytest.raises(IntegrityError, match="no float variant"):
+        variants.load_all(work)
