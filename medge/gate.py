@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medge.metrics import Model
 from medge.recipe import ValidateSection
-from medge.statistics.bootstrap import percentiles
+from medge.statistics.bootstrap import accelerated, percentiles
 from medge.statistics.calibration import confidence, expected_calibration_error
 from medge.statistics.delong import paired_macro_auc
 from medge.statistics.intervals import newcombe, tango, wilson
@@ -61,7 +61,8 @@ class Check:
 
 
 def checks(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> tuple[Check, ...]:
-    """Every check of the gate; `models` and `resampled` hold `float`, `carried`, `refitted`."""
+    """Every check of the gate; `models` and `resampled` hold `float`, `carried`, `refitted`. `resampled` also holds
+    `without`: the difference in F1 under the recipe's `transfer` with each group left out, as `f1`."""
     drawn = resampled["carried"]["auc"] - resampled["float"]["auc"]
     shares = _binary_shares if models["float"].classes == 2 else _shares_by_class
     return (
@@ -197,8 +198,8 @@ def _f1(models: Mapping[str, Model], resampled: Resampled, section: ValidateSect
     margin, alpha = section.margins.f1, section.alpha
     drawn = resampled[section.transfer]["f1"] - resampled["float"]["f1"]
     first, second = _f1_of(models["float"]), _f1_of(models[section.transfer])
-    lower, upper = percentiles(drawn, alpha=alpha)
-    method = "paired bootstrap by group" + ("" if models["float"].classes == 2 else ", mean over classes")
+    lower, upper = accelerated(drawn, second - first, resampled["without"]["f1"], alpha=alpha)
+    method = "paired bootstrap by group, BCa" + ("" if models["float"].classes == 2 else ", mean over classes")
     if np.isnan(lower):
         return Check("f1", method, first, second, second - first, None, None, margin, "inconclusive")
     verdict = _verdict(lower, upper, margin)

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medge.statistics.bootstrap import Statistic, percentiles, ranking, totals
+from medge.statistics.bootstrap import Statistic, group_sums, percentiles, ranking, totals
 from medge.statistics.calibration import BINS, brier, confidence, equal_mass_bins, expected_calibration_error, nll
 from medge.statistics.intervals import wilson
 from medge.statistics.scores import log_softmax, one_vs_rest, softmax
 
-__all__ = ["Metric", "Model", "count_columns", "metrics", "rates_of_counts", "resampled_metrics", "statistics_of"]
+__all__ = [
+    "Metric",
+    "Model",
+    "count_columns",
+    "metrics",
+    "rates_of_counts",
+    "rates_without_each_group",
+    "resampled_metrics",
+    "statistics_of",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,6 +112,12 @@ def count_columns(labels: Ints, decisions: Ints, classes: int) -> Floats:
     truly, decided = labels[:, None] == np.arange(classes), decisions[:, None] == np.arange(classes)
     columns = [truly & decided, decided, truly, np.ones((len(labels), 1), dtype=bool)]
     return np.concatenate(columns, axis=1).astype(np.float64)
+
+
+def rates_without_each_group(model: Model, index: Ints, groups: int) -> dict[str, Floats]:
+    """Every share of `rates_of_counts` with one group left out at a time, {name: [groups]}: the jackknife."""
+    sums = group_sums(count_columns(model.labels, model.decisions, model.classes), index, groups)
+    return rates_of_counts(sums.sum(axis=0) - sums, model.classes)
 
 
 def rates_of_counts(counts: Floats, classes: int) -> dict[str, Floats]:

@@ -22,6 +22,7 @@ from medge.metrics import (
     count_columns,
     metrics,
     rates_of_counts,
+    rates_without_each_group,
     resampled_metrics,
     statistics_of,
 )
@@ -138,6 +139,8 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
     if groups < 2:
         raise DataError(f"All {len(judged)} images are of one group.", fix="Name the patient or lesion of each image.")
     resampled = _resampled(models, index, groups, section.bootstrap, seed)
+    before, after = (rates_without_each_group(models[name], index, groups) for name in ("float", section.transfer))
+    resampled["without"] = {"f1": after["f1"] - before["f1"]}
     used = models[section.transfer]
     subgroups, left_out = by_subgroup(judged.subgroups, models, section)
     made = checks(models, resampled, section)

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -88,3 +89,22 @@ def test_percentiles_leave_out_what_does_not_exist():
     values = np.concatenate([np.arange(100.0), np.full(20, np.nan)])
     assert bootstrap.percentiles(values, alpha=0.05) == pytest.approx((4.95, 94.05))
     assert np.isnan(bootstrap.percentiles(np.full(10, np.nan), alpha=0.05)).all()
+
+
+def test_accelerated_bounds_agree_with_scipy():
+    values = np.random.default_rng(3).exponential(size=60)
+    draws = bootstrap.resample(
+        [bootstrap.totals(np.stack([values, np.ones(60)], axis=1), np.arange(60), 60)],
+        60, images=60, resamples=20_000, seed=0,
+    )[0]  # fmt: skip
+    left_out = (values.sum() - values) / 59
+    found = bootstrap.accelerated(draws[:, 0] / draws[:, 1], values.mean(), left_out, alpha=0.05)
+    expected = scipy_bootstrap(
+        (values,), np.mean, confidence_level=0.9, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert found == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_accelerated_bounds_of_a_difference_without_spread_are_the_difference():
+    assert bootstrap.accelerated(np.zeros(500), 0.0, np.zeros(30), alpha=0.05) == (0.0, 0.0)
+    assert np.isnan(bootstrap.accelerated(np.full(10, np.nan), 0.0, np.zeros(3), alpha=0.05)).all()
