@@ -200,14 +200,15 @@ def _cost(other: Candidate | None, chosen: Candidate, ratios: Ratios) -> str:
         return "there is no other candidate"
     ratio = ratios.get((other.name, chosen.name))
     factor = other.p50_ms / chosen.p50_ms if ratio is None else ratio.ratio
-    interval = "" if ratio is None else f" [{ratio.lower:.2f}, {ratio.upper:.2f}]"
+    digits = 2 if factor < 10 else 1
+    interval = "" if ratio is None else f" [{ratio.lower:.{digits}f}, {ratio.upper:.{digits}f}]"
     size = other.size_mb - chosen.size_mb
     auc = other.auc_lower - chosen.auc_lower
     change = f"{'raise' if auc >= 0 else 'lower'} the bound of AUC by {abs(auc):.4f}"
     if abs(auc) < 0.00005:
         change = "leave the bound of AUC as it is"
     return (
-        f"the next best, {other.name}, would take {factor:.2f}{interval} times as long, "
+        f"the next best, {other.name}, would take {factor:.{digits}f}{interval} times as long, "
         f"{'add' if size >= 0 else 'save'} {abs(size):.2g} MB "
         f"and {change}"
     )

@@ -131,7 +131,7 @@ def caveats(found: Found) -> list[str]:
     control = found.latency.get("aa_control", {})
     if control.get("verdict") == "unstable":
         notes.append(
-            f"The machine was restless: one engine measured twice gave a ratio of {control['ratio']:.3f}, so "
+            f"The machine was restless: one engine measured twice gave a ratio of {ratio(control, 3)}, so "
             "differences in latency of that order mean nothing."
         )
     if control.get("verdict") == "not measured":

@@ -16,7 +16,7 @@ from medge.report import figures, pictures, tables
 from medge.report.gather import Found
 from medge.report.head import caveats, head
 from medge.report.subgroups import subgroups
-from medge.report.words import count, percent
+from medge.report.words import count, percent, ratio
 
 __all__ = ["render"]
 
@@ -102,13 +102,9 @@ def _latency(found: Found) -> dict[str, Any] | None:
         "queries": document["queries_per_block"],
         "seconds": document["seconds"],
         "threads": document["threads"],
-        "control": {**control, "text": None if "ratio" not in control else _three(control)},
+        "control": {**control, "text": ratio(control, 3) if "ratio" in control else None},
         "device": _device(document["device"]),
     }
-
-
-def _three(value: dict[str, Any]) -> str:
-    return f"{value['ratio']:.3f} [{value['lower']:.3f}, {value['upper']:.3f}]"
 
 
 def _device(device: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +130,7 @@ def _select(found: Found) -> dict[str, Any] | None:
     limits = [words[name].format(value) for name, value in found.choice["limits"].items() if value is not None]
     return {
         "rows": tables.candidates(found),
+        "dropped": any(not row["kept"] for row in found.choice["candidates"]),
         "plane": _svg(figures.latency_plane(found)),
         "prefer": found.choice["prefer"],
         "limits": limits,

@@ -148,7 +148,7 @@ def latency_against_auc(dots: Sequence[Dot], *, limit_ms: float | None) -> str:
         )  # fmt: skip
         if dot.pareto:
             ring = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1}
-            axes.plot(dot.p50_ms, dot.auc, marker="o", markersize=15, linestyle="none", zorder=2, **ring)
+            axes.plot(dot.p50_ms, dot.auc, marker="o", markersize=15, linestyle="none", zorder=2, clip_on=False, **ring)
     _place_labels(axes, dots)
     for dot in (d for d in dots if d.chosen):
         named = {"marker": markers[dot.backend], "linestyle": "none", "color": CHOSEN, "markersize": 8}
@@ -164,7 +164,7 @@ def latency_against_auc(dots: Sequence[Dot], *, limit_ms: float | None) -> str:
     axes.set_ylim(low - 0.08 * (high - low), high + 0.16 * (high - low))
     axes.set_xlabel("median latency of one image, ms")
     axes.set_ylabel("AUC on validation, and its lower bound")
-    _legend(axes, loc="lower right")
+    figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, frameon=False, labelcolor=INK, columnspacing=1.6)
     return _svg(figure, "Latency against AUC of every candidate, with the Pareto front")
 
 

@@ -42,7 +42,10 @@ _NAMES = {
 
 
 def verdict_rows(found: Found) -> list[dict[str, str]]:
-    """One row an engine for a terminal: figures on test, latency and size where they were measured, the verdict."""
+    """One row an engine for a terminal: verdict and figures on test, latency and size where they were measured.
+
+    `change >=` is the one-sided lower bound of the difference in AUC; the arrow marks the chosen engine.
+    """
     rows = []
     for name, of in found.judged.items():
         trial = of["test"]
@@ -55,16 +58,15 @@ def verdict_rows(found: Found) -> list[dict[str, str]]:
         )
         rows.append(
             {
-                "engine": f"{name} (chosen)" if name == found.choice.get("chosen") else name,
+                "engine": f"→ {name}" if name == found.choice.get("chosen") else name,
+                "verdict": trial["verdict"],
                 "AUC": share(_value(metrics, "auc"), 4),
-                "change": signed(checks_by_name["auc"]["difference"], 4),
-                "at least": signed(checks_by_name["auc"]["lower"], 4),
+                "change ≥": signed(checks_by_name["auc"]["lower"], 4),
                 **{column: share(_value(metrics, key)) for column, key in shares.items()},
                 "F1": share(_value(metrics, "f1")),
                 "flips": percent(trial["flips"]["rate"]),
                 "p50 ms": DASH if latency is None else milliseconds(latency["p50_ms"]),
                 "MB": DASH if size is None else f"{size / 1e6:.1f}",
-                "verdict": trial["verdict"],
             }
         )
     return rows
@@ -275,7 +277,7 @@ def _needed(check: dict[str, Any], labels: list[str]) -> str:
     if not check["needed"]:
         return "no number of images would decide"
     names = {f"class_{k}": label for k, label in enumerate(labels)} | {"all": "any class"}
-    wanted = ", ".join(f"{number:,} of {names.get(who, who)}" for who, number in check["needed"].items())
+    wanted = " and ".join(f"{number:,} of {names.get(who, who)}" for who, number in check["needed"].items())
     return f"about {wanted} would decide"
 
 

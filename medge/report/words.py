@@ -55,13 +55,13 @@ def milliseconds(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
-def ratio(value: Mapping[str, Any] | None) -> str:
+def ratio(value: Mapping[str, Any] | None, digits: int = 2) -> str:
     """`0.46 [0.45, 0.47]`; a ratio to itself is 1."""
     if value is None:
         return DASH
     if value["lower"] == value["upper"] == 1:
         return "1"
-    return f"{value['ratio']:.2f} [{value['lower']:.2f}, {value['upper']:.2f}]"
+    return f"{value['ratio']:.{digits}f} [{value['lower']:.{digits}f}, {value['upper']:.{digits}f}]"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
