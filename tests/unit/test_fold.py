@@ -57,16 +57,16 @@ def test_a_folded_convolution_computes_the_same_to_rounding(
 
 @settings(max_examples=40, deadline=None)
 @given(width=st.integers(1, 9), bias=st.booleans(), dropout=st.booleans(), seed=st.integers(0, 2**31))
-def test_a_batch_norm_before_a_linear_layer_is_folded_into_it(
-    width: int, bias: bool, dropout: bool, seed: int
-) -> None:
+def test_a_batch_norm_before_a_linear_layer_is_folded_into_it(width: int, bias: bool, dropout: bool, seed: int) -> None:
     torch.manual_seed(seed)
     between = [nn.Dropout(0.5)] if dropout else []
     model = _with_statistics(nn.Sequential(nn.BatchNorm1d(width), *between, nn.Linear(width, 3, bias=bias)), seed)
     features = torch.randn(4, width)
     folded, count = fold_batch_norms(model, features[:1])
     assert (count, _norms(folded)) == (1, 0)
-    torch.testing.assert_close(folded.double()(features.double()), model.double()(features.double()), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        folded.double()(features.double()), model.double()(features.double()), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_the_activation_inside_timms_batch_norm_is_kept() -> None:
