@@ -231,20 +231,20 @@ def against_benchmark_app(
                 if side == "ours":
                     ours.append(worker.ask(request)["p50_ns"] / 1e6)
                 else:
-                    theirs.append(benchmark_app(folder / "model.xml", one, threads=threads))
+                    theirs.append(benchmark_app(folder / "model.xml", one))
     found = paired_ratio(np.array(ours), np.array(theirs), seed=0)
     ratio = {"ratio": round(found.ratio, 4), "lower": round(found.lower, 4), "upper": round(found.upper, 4)}
     return {**ratio, "ours_ms": [round(v, 3) for v in ours], "theirs_ms": theirs}
 
 
-def benchmark_app(model: Path, image: Path, *, threads: int) -> float:
-    """Its median latency in ms."""
+def benchmark_app(model: Path, image: Path) -> float:
+    """Its median latency in ms. It takes all cores: with a hint it refuses to be told how many."""
     command = [
         str(Path(sys.executable).with_name("benchmark_app")), "-m", str(model), "-d", "CPU", "-api", "sync", "-hint",
-        "latency", "-nthreads", str(threads), "-infer_precision", "f32", "-t", str(BURST_SECONDS), "-i", str(image),
+        "latency", "-infer_precision", "f32", "-t", str(BURST_SECONDS), "-i", str(image),
     ]  # fmt: skip
     # CI=true is what OpenVINO's telemetry takes for "send nothing".
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "CI": "true"})
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "CI": "true"})
     found = re.search(r"Median:\s+([\d.]+) ms", done.stdout)
     if found is None:
         sys.exit(f"benchmark_app printed no median:\n{done.stdout[-2000:]}")

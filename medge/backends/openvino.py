@@ -23,7 +23,8 @@ PACKAGE = "openvino"
 PRECISIONS = ("float32", "bfloat16", "float16")
 QUANT = QuantRules(activations="as-is")
 
-# What a quantised graph leaves in float runs in float32: bfloat16 there changed decisions and saved nothing.
+# What a quantised graph leaves in float runs in float32. Measured with bfloat16 there: time x 1.04 (EfficientNet-Lite0)
+# and x 1.00 (B0, whose logits moved by a third of their range): it saves nothing and costs decisions.
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", QUANTISED: "f32"}
 _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", QUANTISED: "INT8"}
 _INSTALL = "Install it: pip install openvino."
