@@ -72,17 +72,18 @@ def test_interval_of_an_auc_covers_it_as_often_as_it_says():
     assert 0.91 <= covered / cases <= 0.98
 
 
-def test_memory_does_not_grow_with_the_number_of_resamples():
+def test_memory_does_not_grow_with_the_number_of_resamples(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bootstrap, "_WORKERS", 1)  # how far two workers overlap differs from run to run
     scores, positive, index = np.arange(20_000.0), np.arange(20_000) % 3 == 0, np.arange(20_000)
     statistic = bootstrap.ranking(scores, positive, index)
     peaks = []
-    for resamples in (60, 240):
+    for resamples in (60, 600):
         tracemalloc.start()
         bootstrap.resample([statistic], 20_000, images=20_000, resamples=resamples, seed=0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
-    assert peaks[1] < 150e6
+    assert peaks[1] < 75e6  # of each worker; all 600 draws at once would be 96 MB an array
 
 
 def test_percentiles_leave_out_what_does_not_exist():
