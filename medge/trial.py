@@ -6,8 +6,12 @@ temperatures come from validation images alone, the verdict from the judged ones
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,9 @@ from medge.statistics.mcnemar import exact_p
 from medge.subgroups import Subgroup, by_subgroup
 
 __all__ = ["Check", "Trial", "judge", "summary", "trial_of_files"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -171,20 +178,51 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
 
 
 def _resampled(
-    models: dict[str, Model], index: NDArray[np.int64], groups: int, resamples: int, seed: int
-) -> dict[str, dict[str, NDArray[np.float64]]]:
+    models: dict[str, Model], index: Ints, groups: int, resamples: int, seed: int
+) -> dict[str, Mapping[str, Floats]]:
     """Every metric of `float`, `carried` and `refitted` over the same draws; another threshold changes counts alone."""
-    classes = models["float"].classes
-    before, after = (statistics_of(models[name], index, groups) for name in ("float", "carried"))
+    classes, images = models["float"].classes, len(models["float"].labels)
+    after = statistics_of(models["carried"], index, groups)
     refitted = totals(count_columns(models["refitted"].labels, models["refitted"].decisions, classes), index, groups)
-    images = len(models["float"].labels)
-    answers = resample([*before, *after, refitted], groups, images=images, resamples=resamples, seed=seed)
-    carried = resampled_metrics(classes, answers[len(before) : -1])
+    *answers, counts = resample([*after, refitted], groups, images=images, resamples=resamples, seed=seed)
+    carried = resampled_metrics(classes, answers)
     return {
-        "float": resampled_metrics(classes, answers[: len(before)]),
+        "float": _resampled_float(_Asked.of(models["float"], index, groups, resamples, seed)),
         "carried": carried,
-        "refitted": {**carried, **rates_of_counts(answers[-1], classes)},
+        "refitted": {**carried, **rates_of_counts(counts, classes)},
     }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question to `_resampled_float`; two are the same where everything that decides the answer is."""
+
+    digest: str
+    groups: int
+    resamples: int
+    seed: int
+    model: Model = field(compare=False)
+    index: Ints = field(compare=False)
+
+    @staticmethod
+    def of(model: Model, index: Ints, groups: int, resamples: int, seed: int) -> _Asked:
+        digest = hashlib.sha256(f"{model.logits.shape} {model.temperature!r}".encode())
+        for array in (model.labels, model.logits, model.decisions, index):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return _Asked(digest.hexdigest(), groups, resamples, seed, model, index)
+
+
+@lru_cache(maxsize=3)  # validation, test and external: every engine is judged against the same float model
+def _resampled_float(asked: _Asked) -> Mapping[str, Floats]:
+    """The float model's metrics. The draws depend on the seed and the sizes, so they are those of the engine's."""
+    answers = resample(
+        statistics_of(asked.model, asked.index, asked.groups),
+        asked.groups,
+        images=len(asked.model.labels),
+        resamples=asked.resamples,
+        seed=asked.seed,
+    )
+    return MappingProxyType(resampled_metrics(asked.model.classes, answers))
 
 
 def _confusion(model: Model) -> list[list[int]]:

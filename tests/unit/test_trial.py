@@ -174,6 +174,17 @@ def test_a_trial_is_plain_json_and_repeats_to_the_digit():
     assert len(texts) == 1
 
 
+def test_what_was_judged_before_changes_nothing():
+    first, other = table(300), table(300, seed=5)
+    fresh = of(first, noisy(first, 0.5))
+    of(other, noisy(other, 0.5))
+    of(first, noisy(first, 0.1), alpha=0.1, threshold="0.5", bootstrap=300)
+    of(dataclasses.replace(first, logits=first.logits + np.array([0.0, 1e-3])), first)
+    assert to_json(of(first, noisy(first, 0.5))) == to_json(fresh)
+    trial = of(first, first)
+    assert trial.metrics["float"] == trial.metrics["engine"]  # the same draws for both
+
+
 def test_another_protocol_has_another_hash():
     assert of(table(), table()).protocol_sha256 != of(table(), table(), alpha=0.1).protocol_sha256
 
