@@ -12,22 +12,23 @@ from medge import plugins
 from medge.errors import RecipeError
 from medge.recipe import Variant
 
-__all__ = ["check", "problem", "quantises"]
+__all__ = ["check", "problem", "problems", "quantises"]
 
 
 def check(variants: dict[str, Variant]) -> None:
     """Raises RecipeError that lists every chain of the variants that cannot be followed."""
-    problems = [
-        f"compress.variants.{name}: {found}"
-        for name, variant in variants.items()
-        for found in _problems(variant)
-    ]  # fmt: skip
-    if problems:
-        listed = "\n".join(f"  - {p}" for p in problems)
+    found = problems(variants)
+    if found:
+        listed = "\n".join(f"  - {p}" for p in found)
         raise RecipeError(
             f"Chains of compressors that cannot be followed:\n{listed}",
             fix="Quantise once, and last: ptq or qat, or ptq and then qat.",
         )
+
+
+def problems(variants: dict[str, Variant]) -> list[str]:
+    """Every chain of the variants that cannot be followed, with the reason."""
+    return [f"compress.variants.{name}: {why}" for name, variant in variants.items() for why in _problems(variant)]
 
 
 def problem(names: Sequence[str]) -> str | None:

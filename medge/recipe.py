@@ -332,6 +332,10 @@ def parse(value: Any, *, origin: str) -> Recipe:
     except ValidationError as error:
         problems += [_problem(item) for item in error.errors()]
     problems += _plugin_problems(value)
+    if recipe is not None and not problems:
+        from medge import chains  # which reads this module's types
+
+        problems += chains.problems(recipe.compress.variants)
     if problems or recipe is None:
         listed = "\n".join(f"  - {p}" for p in problems)
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"

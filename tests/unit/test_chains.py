@@ -39,12 +39,19 @@ def test_what_does_not_take_a_quantised_model_cannot_follow_one(monkeypatch: pyt
     assert "thin cannot change a model that ptq has quantised" in str(chains.problem(["ptq", "thin"]))
 
 
-def test_all_refused_chains_are_listed_together() -> None:
-    variants = recipe.parse(
-        {"compress": {"variants": {"a": ["ptq", "ptq"], "b": {"first_passing": [["ptq"], ["qat", "ptq"]]}}}}, origin="t"
-    ).compress.variants
+def test_a_recipe_with_such_chains_is_refused_with_all_of_them() -> None:
+    value = {"a": ["ptq", "ptq"], "b": {"first_passing": [["ptq"], ["qat", "ptq"]]}, "c": [], "d": ["ptq", "qat"]}
     with pytest.raises(RecipeError) as caught:
-        chains.check(variants)
+        recipe.parse({"compress": {"variants": value}}, origin="t")
+    assert "3 mistakes" in caught.value.message
+    assert "compress.variants.a: [ptq, ptq]: ptq after ptq" in caught.value.message
+    assert "compress.variants.b: [qat, ptq]: ptq after qat" in caught.value.message
+    assert "compress.variants.c: []: a chain needs at least one" in caught.value.message
+
+
+def test_the_stage_refuses_them_too() -> None:
+    step = recipe.Step(compressor="ptq")
+    with pytest.raises(RecipeError) as caught:
+        chains.check({"a": recipe.Variant(first_passing=((step, step),))})
     assert "compress.variants.a: [ptq, ptq]" in caught.value.message
-    assert "compress.variants.b: [qat, ptq]" in caught.value.message
     assert "Quantise once" in caught.value.fix

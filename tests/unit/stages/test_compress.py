@@ -19,7 +19,7 @@ from medge import plugins, predictions, variants
 from medge.compressors import Context
 from medge.data import dataset
 from medge.errors import IntegrityError, RecipeError
-from medge.recipe import CompressSection, parse
+from medge.recipe import CompressSection, Step, Variant, parse
 from medge.stages import compress
 from tests.synthetic_run import write_data
 
@@ -143,7 +143,8 @@ def test_a_killed_stage_repeats_no_chain_and_no_variant_that_it_had_finished(
 
 
 def test_a_chain_that_cannot_be_followed_is_refused_before_any_work(inputs: Any, work: Path) -> None:
-    section = parse({"compress": {"variants": {"v": ["ptq", "ptq"]}}}, origin="test").compress
+    ptq = Step(compressor="ptq")
+    section = CompressSection(variants={"v": Variant(first_passing=((ptq, ptq),))})
     with pytest.raises(RecipeError, match="quantise twice"):
         compress.run(section, inputs, work, 0)
     assert list(work.iterdir()) == []
