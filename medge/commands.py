@@ -140,17 +140,20 @@ def _summary(stage: Stage) -> Mapping[str, Any]:
 
 
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path, bundle: Path | None) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from medge import report
 
     rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
     if rows:
-        table = Table(title=f"{folder.name}: engines against the float model", title_justify="left")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for column in rows[0]:
-            table.add_column(column, justify="left" if column in ("engine", "verdict") else "right")
+            words = column in ("engine", "verdict")
+            table.add_column(column, justify="left" if words else "right", no_wrap=column != "engine", overflow="fold")
         for row in rows:
             table.add_row(*row.values())
+        console.stderr.print(f"{folder.name}: engines against the float model, on test images")
         console.stderr.print(table)
     sentence = done["select"].values.get("sentence") if "select" in done else None
     if sentence:

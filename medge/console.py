@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = ["Advance", "progress", "say", "stderr", "warn"]
 
 stderr = Console(stderr=True, highlight=False)
+if not stderr.is_terminal:
+    stderr.width = 120  # a log has no edge to wrap at
 
 
 class Advance(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from medge.gate import Check
@@ -12,23 +13,23 @@ from medge.trial import Trial
 
 __all__ = ["reasons", "verdict_table"]
 
+_SHORT = {"auc": "AUC", "sensitivity": "sens.", "specificity": "spec.", "f1": "F1"}
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 
 
 def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
-    """Verdict, AUC, sensitivity, specificity (or accuracy), F1 and flips of each engine, and what did not pass."""
+    """Verdict, AUC, sensitivity, specificity (or accuracy), F1 and flips of each engine; 80 columns carry it."""
     binary = all(len(trial.images) == 2 for trial in trials.values())
     shown = ["auc", "sensitivity", "specificity", "f1"] if binary else ["auc", "accuracy", "f1"]
-    table = Table(title=f"{title}: engine against float model", title_justify="left")
-    table.add_column("engine", overflow="fold")
-    table.add_column("verdict")
+    table = Table(title=f"{title} images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("engine", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for name in (*shown, "flips"):
-        table.add_column(name, justify="right")
-    table.add_column("what did not pass, or to know", overflow="fold")
+        table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
     for name, trial in trials.items():
         values = [f"{metric.value:.4f}" if metric.value is not None else "-" for metric in _metrics(trial, shown)]
         verdict = f"[{_STYLES[trial.verdict]}]{trial.verdict}[/]"
-        table.add_row(name, verdict, *values, f"{100 * trial.flips['rate']:.2f} %", reasons(trial))
+        table.add_row(name, verdict, *values, f"{100 * trial.flips['rate']:.2f} %")
     return table
 
 

@@ -20,7 +20,7 @@ from medge.recipe import ValidateSection
 from medge.records import NOTICE, Engine, sha256_of_json, to_json, write_json
 from medge.runtime.child import logits_in_child
 from medge.trial import Trial, judge
-from medge.verdicts import verdict_table
+from medge.verdicts import reasons, verdict_table
 from medge.workspace import Inputs
 
 __all__ = ["FLOAT", "run", "table_path"]
@@ -150,6 +150,9 @@ def _document(section: ValidateSection, data: DataSet, trials: dict[str, dict[st
 def _say(trials: dict[str, dict[str, Trial]]) -> None:
     for split in next(iter(trials.values())):
         console.stderr.print(verdict_table({name: of[split] for name, of in trials.items()}, title=split))
+        for name, of in trials.items():
+            if why := reasons(of[split]):
+                console.stderr.print(f"  {name}: {why}", markup=False)
     repeated = max(trial.repeated for of in trials.values() for trial in of.values())
     if repeated:
         console.warn(f"{repeated} images are pixel-identical copies of others of their set; each counts once.")
