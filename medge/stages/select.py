@@ -21,7 +21,7 @@ from medge.records import Engine, read_json, write_json
 from medge.selection import Candidate, Choice, Limits, Ratios, choose, scaled_threshold
 from medge.stages.validate import table_path
 from medge.statistics.latency import Ratio
-from medge.statistics.scores import positive_score, score_of_probability, softmax
+from medge.statistics.scores import positive_score, softmax
 from medge.workspace import Inputs
 
 __all__ = ["run"]
@@ -143,7 +143,8 @@ def _check_decisions(table: Predictions, point: Mapping[str, Any], trial: Mappin
     """The bundle's rule must decide as the trial did. Raises ToolError where rounding would change a decision."""
     if point["threshold"] is None:
         return
-    judged = positive_score(table.logits) >= score_of_probability(trial["thresholds"]["used"])
+    # The cut, not the probability: beyond log odds of about 36 every probability is 1.
+    judged = positive_score(table.logits) >= trial["cuts"]["used"]
     shipped = softmax(table.logits / point["temperature"])[:, 1] >= point["threshold"]
     changed = int(np.sum(judged != shipped))
     if changed:
