@@ -42,7 +42,9 @@ def read_or_draw(data: DataSet, *, images: int, seed: int) -> CalibrationList:
 
     Raises DataError where a list names what is not a training image of `data`.
     """
-    path = FOLDER / f"{re.sub('[^A-Za-z0-9._-]+', '-', data.name)}-{seed}.csv"
+    # Synthetic images are other images with every setting, all under one name: their list carries the set's hash.
+    name = f"{data.name}-{data.sha256[:8]}" if data.synthetic else data.name
+    path = FOLDER / f"{re.sub('[^A-Za-z0-9._-]+', '-', name)}-{seed}.csv"
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         _write(path, data, draw(data, images=images, seed=seed))

@@ -29,7 +29,7 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
     for name, trial in trials.items():
         values = [f"{metric.value:.4f}" if metric.value is not None else "-" for metric in _metrics(trial, shown)]
         verdict = f"[{_STYLES[trial.verdict]}]{trial.verdict}[/]"
-        table.add_row(name, verdict, *values, f"{100 * trial.flips['rate']:.2f} %")
+        table.add_row(name, verdict, *values, f"{100 * trial.flips['rate']:.2f}%")
     return table
 
 

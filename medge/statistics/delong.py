@@ -58,9 +58,11 @@ def paired_macro_auc(scores_a: Floats, scores_b: Floats, targets: Bools, *, alph
     difference = influence_b - influence_a
     variance = float(difference @ difference)
     same_ranks = all(np.array_equal(rankdata(x), rankdata(y)) for x, y in zip(scores_a.T, scores_b.T, strict=True))
-    degenerate = variance < _ZERO and not same_ranks
+    # Where classes overlap, equal placements of every image are agreement; where they do not, they are no evidence.
+    separated = max(a, 1 - a) >= 1 - 1e-12
+    degenerate = variance < _ZERO and separated and not same_ranks
     smaller_class = int(np.minimum(targets.sum(axis=0), (~targets).sum(axis=0)).min())
-    reach = _reach(0.0 if same_ranks else variance, smaller_class, alpha, degenerate=degenerate)
+    reach = _reach(0.0 if variance < _ZERO else variance, smaller_class, alpha, degenerate=degenerate)
     return PairedAuc(
         a=a,
         b=b,
