@@ -28,7 +28,7 @@ def _data(counts: tuple[int, ...] = (60, 30, 10), *, other: int = 5, name: str =
         name=name,
         labels=tuple(f"class {k}" for k in range(len(counts))),
         preprocess=Preprocess(32, 32),
-        synthetic=True,
+        synthetic=False,
         sha256="",
         paths=tuple(f"{k}.png" for k in range(len(label))),
         groups=tuple(map(str, range(len(label)))),
