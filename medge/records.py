@@ -125,7 +125,7 @@ def from_json(kind: Type[T], value: Any) -> T:
 
 
 def _revive(hint: Any, value: Any) -> Any:
-    arguments = getattr(hint, "__args__", ())
+    arguments: Tuple[Any, ...] = getattr(hint, "__args__", ())
     if value is None:
         return None
     if dataclasses.is_dataclass(hint):
