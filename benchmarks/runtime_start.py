@@ -111,7 +111,9 @@ def measure(bundle: Bundle, image: Path, *, rounds: int) -> dict[str, Any]:
 def commands_for(bundle: Bundle, image: Path) -> dict[str, list[str]]:
     bare_path = image.parent / f"bare_{bundle.engine.backend}.py"
     bare_path.write_text(BARE[bundle.engine.backend], encoding="utf-8")
-    engine = str(bundle.engine_folder / bundle.engine.files[0].path)
+    # OpenVINO reads its .xml, which names the .bin beside it.
+    graph = next(file.path for file in bundle.engine.files if not file.path.endswith(".bin"))
+    engine = str(bundle.engine_folder / graph)
     bare = [sys.executable, str(bare_path), engine, str(bundle.threads), bundle.engine.precision]
     pyz = [sys.executable, str(bundle.folder / RUNTIME), "predict", str(image)]
     return {"pyz": pyz, "bare": bare, "bare again": bare}
@@ -125,7 +127,7 @@ def first_answer_ms(command: list[str]) -> float:
         taken = time.perf_counter_ns() - start
         _, errors = process.communicate(timeout=60)
     if process.returncode != 0 or not line:
-        raise SystemExit(f"{' '.join(command)} failed: {errors.decode()}")
+        raise SystemExit(f"{' '.join(command)} failed: {errors.decode(errors='replace')}")
     return taken / 1e6
 
 
