@@ -1,4 +1,4 @@
-"""medge: a folder of medical images becomes a small, fast, signed engine that proved it is not worse than its model.
+"""medge: a folder of medical images becomes a small, fast engine that has proved it is not worse than its model.
 
 Research use; not a medical device.
 """

@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 class PairedAuc:
     """AUC of a and b, difference b - a, its variance, and one-sided bounds at level alpha each.
 
-    `degenerate`: the estimated variance is zero although the two rank the images differently, see `_reach`.
+    `degenerate`: both separate the classes wholly, so that no variance is seen, yet rank differently; see `_reach`.
     """
 
     a: float

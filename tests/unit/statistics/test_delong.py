@@ -123,3 +123,13 @@ def test_an_auc_at_the_margin_passes_no_more_often_than_alpha():
         passed += found.lower > -0.01
     assert passed / cases <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / cases)
     assert passed > 0
+
+
+def test_order_changed_within_a_class_alone_is_no_difference_where_classes_overlap():
+    positive = np.array([False] * 10 + [True] * 10)
+    first = np.concatenate([np.arange(10.0), np.arange(10.0) + 4.5])
+    second = first.copy()
+    second[[0, 1]] = second[[1, 0]]  # two negatives below every positive
+    found = paired_auc(first, second, positive)
+    assert 0.5 < found.a < 1
+    assert (found.difference, found.lower, found.upper, found.degenerate) == (0.0, 0.0, 0.0, False)
