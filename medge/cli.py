@@ -112,11 +112,26 @@ def compile_(name: Run = None, settings: Set = None, json: Json = False) -> None
 
 
 @app.command()
-def validate(name: Run = None, settings: Set = None, json: Json = False) -> None:
+def validate(
+    predictions: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="FLOAT.csv ENGINE.csv", help="Judge these two tables instead of a run: any tool's."),
+    ] = None,
+    fitted_on: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="FLOAT.csv ENGINE.csv", help="Fit thresholds on these tables (with --predictions)."),
+    ] = None,
+    name: Run = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
     """Judge every engine, on its own outputs, against the float model."""
     from medge import commands
 
-    _continue("validate", name, settings, json, commands)
+    if predictions is None and fitted_on is None:
+        _continue("validate", name, settings, json, commands)
+    else:
+        _finish(commands.judge_tables(predictions, fitted_on, settings or [], name=name), json)
 
 
 @app.command()

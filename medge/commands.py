@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,7 +16,10 @@ from medge.recipe import Recipe, load, parse, with_settings
 from medge.records import NOTICE
 from medge.workspace import Stage
 
-__all__ = ["Outcome", "inspect", "report_of", "run_recipe", "run_stages", "start"]
+if TYPE_CHECKING:
+    from medge.trial import Trial
+
+__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,27 @@ def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
     }
     exit_code = 0 if verdict in pipeline.GOES_ON else 5
     return Outcome(document, lambda: _show_run(folder, done, verdict, page, bundle), exit_code)
+
+
+def judge_tables(
+    tables: tuple[Path, Path] | None, fitted_on: tuple[Path, Path] | None, settings: Sequence[str], *, name: str | None
+) -> Outcome:
+    """The trial of two predictions tables, float first; `settings` change the protocol, e.g. validate.alpha=0.01."""
+    if tables is None or name is not None:
+        what = "--fitted-on needs --predictions" if tables is None else "--predictions takes no --run"
+        raise RecipeError(f"{what}.", fix="medge validate --predictions FLOAT.csv ENGINE.csv")
+    strangers = [s for s in settings if not s.startswith(("validate.", "seed="))]
+    if strangers:
+        raise RecipeError(
+            f"--set {strangers[0]} changes nothing here: two tables are judged by the recipe's validate section alone.",
+            fix="Set keys of validate, e.g. --set validate.margins.flips=0.01",
+        )
+    recipe = parse(with_settings({}, settings), origin="the command line")
+    from medge import trial
+
+    found = trial.trial_of_files(*tables, fitted_on=fitted_on, section=recipe.validate_, seed=recipe.seed)
+    document = {**trial.summary(found), "notice": NOTICE}
+    return Outcome(document, lambda: _show_trial(tables[1].stem, found), 0 if found.verdict == "pass" else 5)
 
 
 def report_of(name: str | None) -> Outcome:
@@ -137,6 +161,18 @@ def _summary(stage: Stage) -> Mapping[str, Any]:
         "seconds": stage.seconds,
         "values": stage.values,
     }
+
+
+def _show_trial(name: str, found: Trial) -> None:
+    from medge.verdicts import checks_table, verdict_table
+
+    console.stderr.print(verdict_table({name: found}, title="judged"))
+    console.stderr.print(checks_table(found))
+    for note in found.notes:
+        console.stderr.print(f"note: {note}", markup=False)
+    colour = "green" if found.verdict == "pass" else "red"
+    console.say(f"verdict [bold {colour}]{found.verdict}[/bold {colour}]")
+    console.say(f"[dim]{NOTICE}[/dim]")
 
 
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path, bundle: Path | None) -> None:

@@ -101,19 +101,37 @@ def judge(
 
 
 def trial_of_files(
-    float_csv: Path, engine_csv: Path, *, section: ValidateSection | None = None, seed: int = 0
+    float_csv: Path,
+    engine_csv: Path,
+    *,
+    fitted_on: tuple[Path, Path] | None = None,
+    section: ValidateSection | None = None,
+    seed: int = 0,
 ) -> Trial:
-    """The trial of two predictions tables from any tool. Thresholds and temperatures are fitted on these same images:
-    the float model's own rule on its own table, so that figures (not differences) are a little flattering.
+    """The trial of two predictions tables from any tool; `fitted_on` are both models' tables of validation images.
 
-    Raises DataError; here a repeated row is one too, since nobody has looked at why it is there.
+    Without them thresholds and temperatures are fitted on the judged images themselves, so that figures (not
+    differences) are a little flattering. Raises DataError; here a repeated row is one too, since nobody has looked at
+    why it is there, and so is an image that is judged and fitted on.
     """
-    float_table, engine_table = read(float_csv), read(engine_csv)
-    for path, table in ((float_csv, float_table), (engine_csv, engine_table)):
-        repeated = len(table) - len(set(table.sha256))
-        if repeated:
-            raise DataError(f"{path}: {repeated} rows repeat an image.", fix="Keep one row per image (sha256).")
-    return judge(float_table, engine_table, float_table, engine_table, section=section or ValidateSection(), seed=seed)
+    judged = (_table(float_csv), _table(engine_csv))
+    fitted = judged if fitted_on is None else (_table(fitted_on[0]), _table(fitted_on[1]))
+    if fitted_on is not None:
+        shared = set(fitted[0].sha256) & set(judged[0].sha256)
+        if shared:
+            raise DataError(
+                f"{len(shared)} images are in {fitted_on[0]} and in {float_csv}, first {min(shared)[:12]}.",
+                fix="Fit thresholds on other images than those that are judged.",
+            )
+    return judge(*fitted, *judged, section=section or ValidateSection(), seed=seed)
+
+
+def _table(path: Path) -> Predictions:
+    table = read(path)
+    repeated = len(table) - len(set(table.sha256))
+    if repeated:
+        raise DataError(f"{path}: {repeated} rows repeat an image.", fix="Keep one row per image (sha256).")
+    return table
 
 
 def summary(trial: Trial) -> dict[str, Any]:

@@ -1,17 +1,18 @@
-"""The verdict table that a person sees: one line per engine, readable without colour."""
+"""The verdict tables that a person sees, readable without colour."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from medge.gate import Check
 from medge.metrics import Metric
 from medge.trial import Trial
 
-__all__ = ["reasons", "verdict_table"]
+__all__ = ["checks_table", "reasons", "verdict_table"]
 
 _SHORT = {"auc": "AUC", "sensitivity": "sens.", "specificity": "spec.", "f1": "F1"}
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
@@ -30,6 +31,22 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
         values = [f"{metric.value:.4f}" if metric.value is not None else "-" for metric in _metrics(trial, shown)]
         verdict = f"[{_STYLES[trial.verdict]}]{trial.verdict}[/]"
         table.add_row(name, verdict, *values, f"{100 * trial.flips['rate']:.2f}%")
+    return table
+
+
+def checks_table(trial: Trial) -> Table:
+    """Every check of the gate: engine minus float, its bounds, the margin, the verdict and what would decide it."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("engine minus float", no_wrap=True)
+    for column in ("difference", "bounds", "margin"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for check in trial.checks:
+        limited = check.quantity in ("flips", "ece")
+        bounds = "-" if check.lower is None else f"[{check.lower:+.4f}, {check.upper:+.4f}]"
+        margin = f"{'<=' if limited else '>'} {check.margin:g}"
+        verdict = f"[{_STYLES[check.verdict]}]{check.verdict}[/]"
+        table.add_row(check.quantity.replace("_", " "), f"{check.difference:+.4f}", escape(bounds), margin, verdict)
     return table
 
 
