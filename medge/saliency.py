@@ -160,7 +160,7 @@ def overlay(image: Images, saliency: Map) -> Images:
         )
     highest = float(np.abs(saliency).max(initial=0))
     if highest == 0:
-        return image.copy()
+        return np.array(image)
     height = saliency.astype(np.float64) / highest
     drawn = image.astype(np.float64)
     for part, colour in ((np.maximum(height, 0), (255, 140, 0)), (np.maximum(-height, 0), (0, 90, 255))):
