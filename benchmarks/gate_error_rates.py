@@ -209,9 +209,8 @@ def main() -> None:
     for p in points + [p for p in repeated if p["method"] == "decides"]:
         if p["true_difference"] == p["margin"]:
             excess = (p["pass_rate"] - ALPHA) / p["standard_error"]
-            print(
-                f"{p['quantity']} x{p.get('per_patient', 1)}: false passes at the margin {p['pass_rate']:.3f}, {excess:+.1f} errors from alpha"
-            )
+            name = f"{p['quantity']}, {p.get('per_patient', 1)} a patient"
+            print(f"{name}: false passes at the margin {p['pass_rate']:.3f}, {excess:+.1f} errors from alpha")
 
 
 if __name__ == "__main__":
