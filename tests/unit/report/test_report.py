@@ -96,7 +96,8 @@ def test_the_first_page_says_verdict_choice_cost_and_notice(page: str) -> None:
 
 def test_every_engine_has_a_verdict_in_words_beside_its_symbol(page: str) -> None:
     table = text_of(page[page.index("Every engine on the test images") : page.index("The gate, check by check")])
-    assert table.count("✓ pass") == 5
+    assert table.count("✓ pass") == 3
+    assert table.count("inconclusive") == 2  # no decision changed, and 240 images of 120 patients may be 120 in effect
     assert table.count("✕ fail") == 1
 
 
