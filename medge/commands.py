@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from medge.workspace import Stage
 if TYPE_CHECKING:
     from medge.trial import Trial
 
-__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start"]
+__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start", "variant_settings"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,19 @@ def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple
     value["data"] = {**value.get("data", {}), **data_keys(data, settings)}
     recipe = parse(with_settings(value, settings), origin="the command line")
     return workspace.run_folder(run), recipe
+
+
+def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[str]:
+    """The setting for one variant with the chain that `medge compress --prune 0.5 --distill --int8` asks for, named
+    after what it does (`pruned-distilled-int8`); none where nothing is asked for."""
+    first = [{"prune": {"ratio": prune}}] if prune is not None else []
+    steps: list[Any] = [*first, *(["distill"] if distill else [])]
+    words = [("pruned", prune is not None), ("distilled", distill), ("int8", int8)]
+    name = "-".join(word for word, wanted in words if wanted)
+    if not name:
+        return []
+    chains = [[*steps, "ptq"], [*steps, "qat"]] if int8 else [steps]
+    return [f"compress.variants={json.dumps({name: {'first_passing': chains}})}"]
 
 
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
