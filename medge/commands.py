@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +53,17 @@ def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple
 def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[str]:
     """The setting for one variant with the chain that `medge compress --prune 0.5 --distill --int8` asks for, named
     after what it does (`pruned-distilled-int8`); none where nothing is asked for."""
-    first = [{"prune": {"ratio": prune}}] if prune is not None else []
-    steps: list[Any] = [*first, *(["distill"] if distill else [])]
     words = [("pruned", prune is not None), ("distilled", distill), ("int8", int8)]
     name = "-".join(word for word, wanted in words if wanted)
     if not name:
         return []
-    chains = [[*steps, "ptq"], [*steps, "qat"]] if int8 else [steps]
-    return [f"compress.variants={json.dumps({name: {'first_passing': chains}})}"]
+    chains: list[list[Any]] = [[], []] if int8 else [[]]
+    for chain, quantiser in zip(chains, ("ptq", "qat"), strict=False):
+        chain += [{"prune": {"ratio": prune}}] if prune is not None else []
+        chain += ["distill"] if distill else []
+        chain += [quantiser] if int8 else []
+    text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
+    return [f"compress.variants={text.strip()}"]
 
 
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
