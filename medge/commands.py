@@ -19,7 +19,7 @@ from medge.workspace import Stage
 if TYPE_CHECKING:
     from medge.trial import Trial
 
-__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start"]
+__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start", "variant_settings"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,22 @@ def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple
     value["data"] = {**value.get("data", {}), **data_keys(data, settings)}
     recipe = parse(with_settings(value, settings), origin="the command line")
     return workspace.run_folder(run), recipe
+
+
+def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[str]:
+    """The setting for one variant with the chain that `medge compress --prune 0.5 --distill --int8` asks for, named
+    after what it does (`pruned-distilled-int8`); none where nothing is asked for."""
+    words = [("pruned", prune is not None), ("distilled", distill), ("int8", int8)]
+    name = "-".join(word for word, wanted in words if wanted)
+    if not name:
+        return []
+    chains: list[list[Any]] = [[], []] if int8 else [[]]
+    for chain, quantiser in zip(chains, ("ptq", "qat"), strict=False):
+        chain += [{"prune": {"ratio": prune}}] if prune is not None else []
+        chain += ["distill"] if distill else []
+        chain += [quantiser] if int8 else []
+    text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
+    return [f"compress.variants={text.strip()}"]
 
 
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
