@@ -27,6 +27,7 @@ __all__ = [
     "fit",
     "noise_images",
     "refusals",
+    "scores",
     "threshold_of",
     "with_threshold",
 ]
