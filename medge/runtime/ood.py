@@ -41,7 +41,8 @@ class Detector:
 
 
 def load(folder: Path, entry: Dict[str, Any]) -> Detector:
-    """The detector of a manifest's `ood` entry, its table below `folder`. Raises IntegrityError where they do not fit."""
+    """The detector of a manifest's `ood` entry, its table below `folder`. Raises IntegrityError where they
+    do not fit."""
     try:
         table = np.load(folder / entry["file"], allow_pickle=False)
         found = Detector(

@@ -33,7 +33,8 @@ def fingerprint(section: StressSection) -> str:
 
 
 def run(section: StressSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
-    """Stresses the chosen engine and its reference. Raises GateFailed where none was chosen, ToolError where one dies."""
+    """Stresses the chosen engine and its reference. Raises GateFailed where none was chosen, ToolError where
+    one dies."""
     choice = read_json(inputs["select"].folder / "choice.json")
     if choice["chosen"] is None:
         raise GateFailed("No engine was chosen, so there is nothing to stress.", fix="Loosen a limit: medge select.")
@@ -104,8 +105,8 @@ def _warn(entry: dict[str, Any], rate: float) -> None:
     rule, test = entry["threshold_rule"], entry["test"]
     if not rule["guaranteed"]:
         console.warn(
-            f"{rule['images']} validation images are too few for a false refusal rate of {rate:g}: the largest score is "
-            f"the threshold, and up to {rule['upper']:.1%} of like images may be refused (95 % bound)."
+            f"{rule['images']} validation images are too few for a false refusal rate of {rate:g}: the largest score "
+            f"is the threshold, and up to {rule['upper']:.1%} of like images may be refused (95 % bound)."
         )
     for name, one in entry["sets"].items():
         console.stderr.print(f"  {name}: {one['refused']} of {one['images']} refused", markup=False)
