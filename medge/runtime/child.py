@@ -89,7 +89,8 @@ def logits_in_child(
 ) -> Array:
     """The logits, float32 [len(rows), classes], of an engine run in a process of its own; also left in `output`.
 
-    Its pooled features, float32 [len(rows), D], are left in the file `features` where one is named. Raises what the child raised, or ToolError where it was killed or took longer than `seconds`.
+    Its pooled features, float32 [len(rows), D], are left in the file `features` where one is named. Raises what the
+    child raised, or ToolError where it was killed or took longer than `seconds`.
     """
     pooled = None if features is None else str(features)
     wanted = tuple(int(row) for row in rows)
