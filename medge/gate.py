@@ -1,13 +1,14 @@
 """The gate: what must hold of engine minus float, each as a check with a verdict.
 
 A difference passes where its one-sided lower bound is above the margin, fails where its upper bound is below it,
-and is inconclusive in between, with the number of images of each class that would decide.
+and is inconclusive in between, with the number of images of each class that would decide. Where two bounds are made,
+the plain one and one that knows of groups (and, for the AUC, of skewness), the worse of both decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -17,8 +18,8 @@ from medge.metrics import Model
 from medge.recipe import ValidateSection
 from medge.statistics.bootstrap import accelerated, percentiles
 from medge.statistics.calibration import confidence, expected_calibration_error
-from medge.statistics.delong import paired_macro_auc
-from medge.statistics.intervals import newcombe, tango, wilson
+from medge.statistics.delong import PairedAuc, paired_macro_auc
+from medge.statistics.intervals import design_effect, newcombe, tango, wilson
 from medge.statistics.samplesize import LARGEST, factor_for_difference, images_for_proportions
 from medge.statistics.scores import one_vs_rest
 
@@ -27,12 +28,15 @@ __all__ = ["Beside", "Check", "auc_check", "cautions", "checks", "share_check", 
 Floats = NDArray[np.float64]
 Number = float
 _BY_GROUP = "bootstrap by group"
+_SKEWED = "DeLong with skewness"
+_CLUSTERED_AUC = "DeLong clustered by group, with skewness"
 Resampled = Mapping[str, Mapping[str, Floats]]  # model -> metric -> [resamples]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Another interval of the same difference, at the same level; reported, not decisive."""
+    """Another interval of the same difference, at the same level. One that decides is also in the check's
+    `decided_by`; the rest are reported only."""
 
     method: str
     lower: float
@@ -45,6 +49,8 @@ class Check:
 
     needed: images of each class that would decide an inconclusive check with 80 % power if what was seen is true;
     None where the check is decided, or where the difference sits on the margin and no number would.
+    lower and upper are by `method`; the verdict is by decided_lower and decided_upper, the wider of these and of
+    the interval of `decided_by`, which is in `beside`. None and empty where `method` decides alone.
     """
 
     quantity: str
@@ -58,6 +64,9 @@ class Check:
     verdict: str
     needed: dict[str, int] | None = None
     beside: tuple[Beside, ...] = ()
+    decided_lower: Number | None = None
+    decided_upper: Number | None = None
+    decided_by: str = ""
 
 
 def checks(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> tuple[Check, ...]:
@@ -115,15 +124,26 @@ def worst(verdicts: list[str]) -> str:
     return next(v for v in ("fail", "inconclusive", "pass") if v in verdicts)
 
 
-def cautions(made: Sequence[Check]) -> tuple[str, ...]:
-    """Checks that pass although the bootstrap by group, which knows that images of a patient are alike, would not."""
-    return tuple(
+def cautions(made: Sequence[Check], *, alike: bool) -> tuple[str, ...]:
+    """What groups and skewness change: checks that do not pass although the plain bound would, and, where images are
+    `alike` in groups, checks that pass although the bootstrap by group would not."""
+    held_back = [
+        f"{check.quantity} would pass by {check.method} alone, but by {check.decided_by} the difference reaches down "
+        f"to {check.decided_lower:+.4f}, which is not above {check.margin:g}"
+        + (": images of one patient are alike." if alike else ".")
+        for check in made
+        if check.decided_lower is not None
+        and check.lower is not None
+        and check.decided_lower <= check.margin < check.lower
+    ]
+    doubted = [
         f"{check.quantity} passes by {check.method}, but the {other.method} reaches down to {other.lower:+.4f}, which "
         f"is not above {check.margin:g}: images of one patient are alike."
         for check in made
         for other in check.beside
-        if check.verdict == "pass" and other.method == _BY_GROUP and other.lower <= check.margin
-    )
+        if alike and check.verdict == "pass" and other.method == _BY_GROUP and other.lower <= check.margin
+    ]
+    return (*held_back, *doubted)
 
 
 def _verdict(lower: float, upper: float, margin: float) -> str:
@@ -136,19 +156,13 @@ def auc_check(a: Model, b: Model, section: ValidateSection, *, drawn: Floats | N
     """Paired DeLong of engine `b` against `a`; `drawn` are resampled differences, shown beside it. Raises DataError
     where a class has fewer than two images."""
     margin, alpha = section.margins.auc, section.alpha
-    found = paired_macro_auc(one_vs_rest(a.logits), one_vs_rest(b.logits), a.targets, alpha=alpha)
-    verdict = _verdict(found.lower, found.upper, margin)
-    needed = None
-    if verdict == "inconclusive" and not found.degenerate:
-        factor = factor_for_difference(found.variance, found.difference - margin, alpha=alpha)
-        needed = _each_class(a, factor)
-    elif verdict == "inconclusive":
-        # No disagreement was seen: z^2 / (n + z^2) falls below the distance to the margin at this n.
-        enough = images_for_proportions(0, 0, 1, margin=margin - found.difference, alpha=alpha)
-        needed = None if enough is None else _all_classes(a, enough)
+    found = paired_macro_auc(one_vs_rest(a.logits), one_vs_rest(b.logits), a.targets, alpha=alpha, index=a.index)
     method = "paired DeLong" if a.classes == 2 else "paired DeLong, mean of one-vs-rest"
     if found.degenerate:
         method += " (no variance seen: score bound)"
+    second = Beside(_SKEWED if a.index is None else _CLUSTERED_AUC, found.clustered_lower, found.clustered_upper)
+    lower, upper = min(found.lower, second.lower), max(found.upper, second.upper)
+    verdict = _verdict(lower, upper, margin)
     return Check(
         "auc",
         method,
@@ -159,9 +173,21 @@ def auc_check(a: Model, b: Model, section: ValidateSection, *, drawn: Floats | N
         found.upper,
         margin,
         verdict,
-        needed,
-        _drawn(drawn, alpha),
+        _images_for_auc(a, found, margin, alpha) if verdict == "inconclusive" else None,
+        (second, *_drawn(drawn, alpha)),
+        lower,
+        upper,
+        second.method,
     )
+
+
+def _images_for_auc(model: Model, found: PairedAuc, margin: Number, alpha: Number) -> dict[str, int] | None:
+    if found.degenerate:
+        # No disagreement was seen: z^2 / (n + z^2) falls below the distance to the margin at this n.
+        enough = images_for_proportions(0, 0, 1, margin=margin - found.difference, alpha=alpha)
+        return None if enough is None else _all_classes(model, enough)
+    variance = max(found.variance, found.clustered_variance)
+    return _each_class(model, factor_for_difference(variance, found.difference - margin, alpha=alpha))
 
 
 def share_check(
@@ -173,8 +199,8 @@ def share_check(
     alpha: float,
     drawn: Floats | None = None,
 ) -> Check:
-    """The share decided rightly, among the images of one class (of all where None), by Tango's interval. Raises
-    DataError where there is no such image."""
+    """The share decided rightly, among the images of one class (of all where None), by Tango's interval, and by the
+    same of the effective number of images where they are in groups. Raises DataError where there is no such image."""
     a, b = pair
     mask = np.ones(len(a.labels), dtype=bool) if of_class is None else a.labels == of_class
     first, second = (a.decisions == a.labels)[mask], (b.decisions == b.labels)[mask]
@@ -182,16 +208,33 @@ def share_check(
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     both = int((first & second).sum())
     lower, upper = tango(gained, lost, images, alpha=alpha)
-    verdict = _verdict(lower, upper, margin)
+    effect = 1.0 if a.index is None else design_effect(second.astype(np.int64) - first, a.index[mask])
+    clustered = () if effect == 1.0 else (_of_effective((gained, lost, images), effect, alpha),)
+    decided = _widest(lower, upper, clustered)
+    verdict = _verdict(*decided, margin)
     needed = None
     if verdict == "inconclusive":
         enough = images_for_proportions(gained, lost, images, margin=margin, alpha=alpha)
+        enough = None if enough is None else ceil(effect * enough)
         name = "all" if of_class is None else f"class_{of_class}"
         needed = None if enough is None else {name: max(enough, images + 1)}
     hybrid = newcombe(both, gained, lost, images - both - gained - lost, alpha=alpha)
-    beside = (Beside("Newcombe method 10", *hybrid), *_drawn(drawn, alpha))
+    beside = (*clustered, Beside("Newcombe method 10", *hybrid), *_drawn(drawn, alpha))
     values = (float(first.mean()), float(second.mean()), (gained - lost) / images)
-    return Check(quantity, "Tango score interval", *values, lower, upper, margin, verdict, needed, beside)
+    method, by = "Tango score interval", clustered[0].method if clustered else ""
+    found = Check(quantity, method, *values, lower, upper, margin, verdict, needed, beside)
+    return replace(found, decided_lower=decided[0], decided_upper=decided[1], decided_by=by) if clustered else found
+
+
+def _of_effective(table: tuple[int, int, int], effect: Number, alpha: Number) -> Beside:
+    """Tango's interval of gained, lost and images, each divided by the design effect."""
+    gained, lost, images = (count / effect for count in table)
+    method = f"Tango score interval of effective images, design effect {effect:.2f}"
+    return Beside(method, *tango(gained, lost, max(1.0, images), alpha=alpha))
+
+
+def _widest(lower: Number, upper: Number, others: Sequence[Beside]) -> tuple[Number, Number]:
+    return min([lower, *(o.lower for o in others)]), max([upper, *(o.upper for o in others)])
 
 
 def _f1(models: Mapping[str, Model], resampled: Resampled, section: ValidateSection) -> Check:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import medge
-from medge import plugins
+from medge import plugins, protocol_log
 from medge.data.dataset import DataSet
 from medge.devices import local
 from medge.records import NOTICE, Engine, Preprocess, file_record, read_json, sha256_of_json, to_json
@@ -111,6 +111,10 @@ def provenance(inputs: Inputs, data: DataSet, recipe: str) -> dict[str, Any]:
         "model": read_json(inputs["finetune"].folder / "model.json"),
         "recipe": {"sha256": sha256_of_json(recipe), "text": recipe},
         "validate_protocol_sha256": read_json(inputs["validate"].folder / "trials.json")["protocol_sha256"],
+        "protocols_seen": [
+            {key: entry[key] for key in ("protocol_sha256", "date")}
+            for entry in protocol_log.seen(inputs["data"].folder.parent, data.sha256)
+        ],
         "stages": {stage: inputs[stage].sha256 for stage in sorted(inputs)},
         "packages": {package: _version(package) for package in _PACKAGES},
         "python": sys.version.split()[0],

@@ -43,12 +43,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Model:
-    """One model's answers on N images. decisions int64 [N]; temperature divides the logits before any probability."""
+    """One model's answers on N images. decisions int64 [N]; temperature divides the logits before any probability.
+
+    index int64 [N]: number of each image's group; None where every image is its own.
+    """
 
     labels: Ints
     logits: Floats
     decisions: Ints
     temperature: float
+    index: Ints | None = None
 
     @property
     def classes(self) -> int:

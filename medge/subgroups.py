@@ -90,5 +90,9 @@ def _possible(
 
 def _rows(model: Model, rows: NDArray[np.bool_]) -> Model:
     return dataclasses.replace(
-        model, labels=model.labels[rows], logits=model.logits[rows], decisions=model.decisions[rows]
+        model,
+        labels=model.labels[rows],
+        logits=model.logits[rows],
+        decisions=model.decisions[rows],
+        index=None if model.index is None else model.index[rows],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -158,9 +158,10 @@ def summary(trial: Trial) -> dict[str, Any]:
 
 
 def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, seed: int) -> Trial:
-    models = operating.models(judged, at)
     classes = judged.classes
     index, groups = group_index(judged.group)
+    own = index if groups < len(judged) else None
+    models = {name: replace(model, index=own) for name, model in operating.models(judged, at).items()}
     if groups < 2:
         raise DataError(f"All {len(judged)} images are of one group.", fix="Name the patient or lesion of each image.")
     resampled = _resampled(models, index, groups, section.bootstrap, seed)
@@ -191,7 +192,7 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
         protocol_sha256=sha256_of_json(section.model_dump(mode="json")),
         subgroups=subgroups,
         subgroups_left_out=left_out,
-        notes=cautions(made) if groups < len(judged) else (),
+        notes=cautions(made, alike=groups < len(judged)),
     )
 
 
@@ -252,7 +253,8 @@ def _confusion(model: Model) -> list[list[int]]:
 
 def _brief(check: Check) -> dict[str, Any]:
     names = ("float", "engine", "difference", "lower", "upper", "margin", "verdict", "needed", "method")
-    return {name: getattr(check, name) for name in names}
+    decided = ("decided_lower", "decided_upper", "decided_by")
+    return {name: getattr(check, name) for name in (*names, *decided)}
 
 
 def _limit(check: Check) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def _reason(check: Check) -> str:
     name = check.quantity.replace("_", " ")
     if check.quantity in ("flips", "ece"):
         return f"{name} {check.difference:.4f} is over {check.margin:g}"
-    bounds = "" if check.lower is None else f" [{check.lower:+.4f}, {check.upper:+.4f}]"
+    decided = (check.lower, check.upper) if check.decided_lower is None else (check.decided_lower, check.decided_upper)
+    bounds = "" if decided[0] is None else f" [{decided[0]:+.4f}, {decided[1]:+.4f}]"
     text = f"{name} {check.difference:+.4f}{bounds} against {check.margin:g}"
     if check.verdict == "fail":
         return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medge import protocol_log
 from medge.gate import worst
 from medge.report import tables
 from medge.report.gather import Found
@@ -128,6 +129,8 @@ def caveats(found: Found) -> list[str]:
         if limit["verdict"] != "pass":
             figures = f"{share(limit['value'], 4)} on validation, under the recipe's limit of {share(limit['limit'])}"
             notes.append(f"The float model reaches {_shown(limit['quantity'])} {figures}.")
+    if found.data is not None and (caution := protocol_log.caution(protocol_log.seen(found.run, found.data.sha256))):
+        notes.append(caution)
     control = found.latency.get("aa_control", {})
     if control.get("verdict") == "unstable":
         notes.append(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medge import console, engines, predictions
+from medge import console, engines, predictions, protocol_log
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import DataError, ToolError
@@ -52,8 +52,14 @@ def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict
             )
             for split in splits
         }
-    write_json(work / "trials.json", _document(section, data, trials))
+    document = _document(section, data, trials)
+    write_json(work / "trials.json", document)
     _say(trials)
+    seen = protocol_log.add(
+        inputs["data"].folder.parent, document["protocol"], document["protocol_sha256"], data_sha256=data.sha256
+    )
+    if caution := protocol_log.caution(seen):
+        console.warn(caution)
     return {"engines": {name: {split: t.verdict for split, t in of.items()} for name, of in trials.items()}}
 
 

@@ -64,7 +64,7 @@ def confidence(probabilities: Floats, labels: Ints) -> tuple[Floats, Floats]:
 
 def equal_mass_bins(values: Floats, bins: int = BINS) -> Ints:
     """Bin [N] of each value, bins holding equally many; equal values share a bin, whatever their order."""
-    return np.minimum(bins - 1, ((rankdata(values) - 0.5) * bins / len(values)).astype(np.int64))
+    return np.asarray(np.minimum(bins - 1, ((rankdata(values) - 0.5) * bins / len(values)).astype(np.int64)))
 
 
 def expected_calibration_error(believed: Floats, happened: Floats, bins: int = BINS) -> float:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from math import sqrt
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
 from medge.errors import DataError
 
-__all__ = ["newcombe", "tango", "tango_statistic", "wilson"]
+__all__ = ["design_effect", "newcombe", "tango", "tango_statistic", "wilson"]
 
 
 def wilson(successes: int, trials: int, *, alpha: float = 0.025) -> tuple[float, float]:
@@ -30,10 +32,11 @@ def wilson(successes: int, trials: int, *, alpha: float = 0.025) -> tuple[float,
     return lower, 1.0 if successes == trials else min(1.0, middle + reach)
 
 
-def tango(gained: int, lost: int, images: int, *, alpha: float = 0.05) -> tuple[float, float]:
+def tango(gained: float, lost: float, images: float, *, alpha: float = 0.05) -> tuple[float, float]:
     """Score interval of the difference (gained - lost) / images of two paired proportions.
 
-    gained: images right by the second model only; lost: right by the first only. Tango, Statistics in Medicine 17
+    gained: images right by the second model only; lost: right by the first only; all three may be effective numbers,
+    divided by a `design_effect`. Tango, Statistics in Medicine 17
     (1998) 891-908. Without a discordant pair it is -+ z^2 / (images + z^2): never a point. Raises DataError where
     there is no image.
     """
@@ -46,6 +49,26 @@ def tango(gained: int, lost: int, images: int, *, alpha: float = 0.05) -> tuple[
     if gained - lost < images:
         upper = brentq(lambda d: tango_statistic(gained, lost, images, d) + z, estimate, 1 - 1e-12, xtol=1e-12)
     return float(lower), float(upper)
+
+
+def design_effect(changes: NDArray[np.int64], index: NDArray[np.int64]) -> float:
+    """By how many times alike images of a group raise the variance of the mean change: at least 1.
+
+    changes [N]: 1 gained, -1 lost, 0 neither; index [N]: number of each image's group. The squares of the groups'
+    summed deviations over those of the images (Obuchowski, Stat. Med. 17 (1998) 1495-1507); counts divided by it
+    make an interval for independent images one for clustered ones (Rao and Scott, Biometrics 48 (1992) 577-585).
+    Where few decisions change it cannot be seen, so that one changed image whose whole group is alike is added to
+    both sums: without any change the effect is the largest possible, sum of m^2 / N with m images in a group.
+    """
+    _, numbers, sizes = np.unique(index, return_inverse=True, return_counts=True)
+    images, groups = len(changes), len(sizes)
+    if groups == images:
+        return 1.0
+    deviations = changes - changes.mean()
+    of_groups = np.bincount(numbers, weights=deviations, minlength=groups)
+    largest = float((sizes.astype(np.float64) ** 2).sum()) / images
+    between = float(of_groups @ of_groups) * groups / max(groups - 1, 1)
+    return max(1.0, (between + largest) / (float(deviations @ deviations) + 1.0))
 
 
 def tango_statistic(gained: float, lost: float, images: float, difference: float) -> float:
@@ -105,6 +128,6 @@ def _corrected_phi(both: int, gained: int, lost: int, neither: int) -> float:
     return cross / sqrt(margins)
 
 
-def _check_table(gained: int, lost: int, images: int) -> None:
-    if images < 1 or gained < 0 or lost < 0 or gained + lost > images:
+def _check_table(gained: float, lost: float, images: float) -> None:
+    if images < 1 or gained < 0 or lost < 0 or gained + lost > images * (1 + 1e-12):
         raise DataError(f"No pairs: {gained} gained and {lost} lost of {images}.", fix="Judge at least one image.")

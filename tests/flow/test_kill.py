@@ -23,7 +23,8 @@ data: {source: phantom, positive: opacity, phantom: {images: 240, difficulty: 0.
 finetune: {weights: none, model: tf_efficientnet_lite0, frozen_epochs: 1, epochs: 1, batch_size: 16}
 compress: {calibration: {images: 16}, variants: {int8: [ptq]}}
 compile: {backends: {onnxruntime: [float32], openvino: [float32]}}
-validate: {bootstrap: 200, margins: {auc: -0.9, sensitivity: -0.99, specificity: -0.99, f1: -0.99, flips: 1.0, ece: 1.0}}
+validate: {bootstrap: 200,
+           margins: {auc: -0.9, sensitivity: -0.99, specificity: -0.99, f1: -0.99, flips: 1.0, ece: 1.0}}
 profile: {blocks: 10, seconds: 0.5, warmup_seconds: 0.1}
 select: {engine: int8/openvino-int8, accept_inconclusive: true}
 """

@@ -42,7 +42,7 @@ def test_a_model_compared_with_itself_passes_without_a_difference():
 
 
 def test_a_model_compared_with_itself_on_few_images_is_inconclusive_and_says_how_many_would_do():
-    trial = of(table(40), table(40))
+    trial = of(table(40, per_group=1), table(40, per_group=1))
     assert trial.verdict == "inconclusive"
     assert check(trial, "sensitivity_carried").needed == {"class_1": 133}
     assert check(trial, "specificity_carried").needed == {"class_0": 88}
@@ -189,7 +189,7 @@ def test_another_protocol_has_another_hash():
     assert of(table(), table()).protocol_sha256 != of(table(), table(), alpha=0.1).protocol_sha256
 
 
-def test_alike_images_of_a_patient_are_pointed_out_where_they_would_change_the_verdict():
+def test_alike_images_of_a_patient_hold_a_verdict_back_and_the_notes_say_so():
     # The engine loses seven images, all of two patients: to Tango seven independent ones of 600.
     first = table(1200, quality=3.0, per_group=12)
     patient = [k for k in range(1200) if first.group[k] in ("p7", "p8") and first.labels[k] == 1]
@@ -197,9 +197,20 @@ def test_alike_images_of_a_patient_are_pointed_out_where_they_would_change_the_v
     logits[patient] = [5.0, -5.0]
     trial = of(first, dataclasses.replace(first, logits=logits), margins=Margins(sensitivity=-0.024))
     found = check(trial, "sensitivity_carried")
-    by_group = next(b for b in found.beside if b.method == "bootstrap by group")
-    assert (found.verdict, by_group.lower < -0.024 < found.lower) == ("pass", True)
-    assert any("sensitivity_carried passes by Tango" in note for note in trial.notes)
+    assert found.decided_lower < -0.024 < found.lower
+    assert (found.verdict, found.beside[0].method) == ("inconclusive", found.decided_by)
+    assert any("sensitivity_carried would pass by Tango" in note for note in trial.notes)
+    alone = dataclasses.replace(first, group=first.sha256)
+    trial = of(alone, dataclasses.replace(alone, logits=logits), margins=Margins(sensitivity=-0.024))
+    assert (check(trial, "sensitivity_carried").verdict, trial.notes) == ("pass", ())
+
+
+def test_the_auc_is_decided_by_the_worse_of_delong_and_the_bound_by_group_and_both_are_given():
+    first = table(600)
+    found = check(of(first, noisy(first, 0.3)), "auc")
+    assert found.decided_lower == min(found.lower, found.beside[0].lower)
+    assert found.decided_upper == max(found.upper, found.beside[0].upper)
+    assert (found.method, found.decided_by) == ("paired DeLong", "DeLong clustered by group, with skewness")
 
 
 def test_subgroups_have_their_own_differences_and_small_ones_are_inconclusive():
@@ -340,3 +351,48 @@ def test_a_file_with_repeated_rows_is_refused(tmp_path: Path):
     predictions.write(tmp_path / "a.csv", rows(table(60), [*range(60), 5]))
     with pytest.raises(DataError, match=r"a\.csv: 1 row"):
         trial_of_files(tmp_path / "a.csv", tmp_path / "a.csv")
+
+
+def broken(first: Predictions, how: str) -> tuple[Predictions, Predictions]:
+    """Both tables with one fault."""
+    logits = first.logits.copy()
+    if how == "nan":
+        logits[3, 0] = np.nan
+        return first, dataclasses.replace(first, logits=logits)
+    if how == "one class":
+        only = rows(first, np.flatnonzero(first.labels == 1).tolist())
+        return only, only
+    if how == "other images":
+        return first, table(len(first), seed=9)
+    if how == "no groups":
+        without = dataclasses.replace(first, group=("",) * len(first))
+        return without, without
+    flat = dataclasses.replace(first, logits=np.tile([0.3, 0.7], (len(first), 1)))
+    return flat, flat
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", "1 row of the engine's validation table are not finite"),
+        ("one class", "class 0 has 0 of 30 images"),
+        ("other images", "60 only in the float model's, 60 only in the engine's"),
+        ("no groups", "60 rows of the float model's validation table have no group"),
+        ("equal scores", "every image has the same score"),
+    ],
+)
+def test_files_that_cannot_be_judged_are_refused_with_what_is_wrong(tmp_path: Path, how: str, message: str):
+    first, second = broken(table(60), how)
+    predictions.write(tmp_path / "a.csv", first)
+    predictions.write(tmp_path / "b.csv", second)
+    with pytest.raises(DataError, match=message):
+        trial_of_files(tmp_path / "a.csv", tmp_path / "b.csv")
+
+
+def test_ten_images_and_a_subgroup_of_one_are_inconclusive_in_files_too(tmp_path: Path):
+    first = dataclasses.replace(table(10, per_group=1), subgroups={"site": ("a",) * 9 + ("b",)})
+    predictions.write(tmp_path / "a.csv", first)
+    trial = trial_of_files(tmp_path / "a.csv", tmp_path / "a.csv")
+    assert trial.verdict == "inconclusive"
+    assert [s.verdict for s in trial.subgroups] == ["inconclusive", "inconclusive"]
+    assert check(trial, "sensitivity_carried").needed == {"class_1": 133}

@@ -21,7 +21,7 @@ def shown(trials: dict) -> str:
 
 
 def test_failures_come_first_and_an_undecided_check_says_how_many_images_it_needs():
-    few, many = table(60), table(2000)
+    few, many = table(60, per_group=1), table(2000)
     undecided = judge(few, few, few, few, section=QUICK, seed=0)
     worse = noisy(many, 4.0)
     failed = judge(many, worse, many, worse, section=QUICK, seed=0)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 
 from medge.errors import DataError
-from medge.statistics.delong import paired_auc, paired_macro_auc
+from medge.statistics.delong import clustered_bounds, paired_auc, paired_macro_auc
 
 
 def by_definition(scores_a, scores_b, positive):
@@ -133,3 +133,72 @@ def test_order_changed_within_a_class_alone_is_no_difference_where_classes_overl
     found = paired_auc(first, second, positive)
     assert 0.5 < found.a < 1
     assert (found.difference, found.lower, found.upper, found.degenerate) == (0.0, 0.0, 0.0, False)
+
+
+# aSAH, 113 patients with an aneurysmal subarachnoid haemorrhage (Turck et al., Intensive Care Med. 36 (2010) 107-115),
+# as ranks alone, which is all that an AUC sees: made from the placements that the tests of pROC (Robin et al., BMC
+# Bioinformatics 12 (2011) 77; github.com/xrobin/pROC, GPL >= 3) print for its example. 41 poor outcomes, then 72 good.
+# WFNS is the grade itself; of S100B twice the number of good outcomes below a poor one, and twice the number of poor
+# ones above a good one, ties counted half.
+WFNS_POOR = "32455552521254425552525245441442255225555"
+WFNS_GOOD = "111151221221112121134141551124112212122111121211324214115422111312244111"
+S100B_POOR = """81 63 103 78 130 144 140 26 123 50 26 128 126 139 144 118 144 144 144 26 144 120 0 50 116 144 118 144 38
+118 81 63 74 116 144 88 144 121 144 144 130"""
+S100B_GOOD = """58 55 66 80 28 52 66 66 80 73 80 70 63 77 52 77 63 58 52 80 53 55 36 70 24 28 53 77 32 28 63 73 70 73 80
+58 66 55 54 80 80 70 80 70 73 53 70 73 37 63 42 77 66 39 77 80 48 34 66 54 73 55 66 77 80 52 54 28 52 54 24 27"""
+
+
+def test_gives_the_published_paired_test_of_proc():
+    # Published by pROC's own tests for roc.test(wfns, s100b): areas, Z, and the 95 % interval of the difference.
+    wfns = np.array([float(grade) for grade in WFNS_POOR + WFNS_GOOD])
+    poor, good = (np.array(text.split(), dtype=float) for text in (S100B_POOR, S100B_GOOD))
+    s100b = np.concatenate([poor / 2, rankdata(-good) - 0.5])  # both: good outcomes below, ties half
+    found = paired_auc(s100b, wfns, np.arange(113) < 41, alpha=0.025)
+    assert (found.b, found.a) == (pytest.approx(0.823678861788618), pytest.approx(0.731368563685637))
+    assert found.difference / np.sqrt(found.variance) == pytest.approx(2.20898359144091, rel=1e-8)
+    assert (found.lower, found.upper) == pytest.approx((0.0104061769564846, 0.174214419249478), rel=1e-8)
+
+
+def test_influence_of_a_group_is_summed_before_it_is_squared():
+    rng = np.random.default_rng(6)
+    positive, index = np.arange(60) < 30, np.arange(60) // 2
+    first = np.repeat(rng.normal(size=30), 2) + positive
+    second = first + np.repeat(0.3 * rng.normal(size=30), 2)
+    alone, alike = paired_auc(first, second, positive), paired_auc(first, second, positive, index=index)
+    assert (alone.lower, alone.upper) == (alike.lower, alike.upper)
+    assert alone.clustered_variance == pytest.approx(alone.variance)
+    # every image twice: the same as each once, but for the divisors n - 1
+    once = paired_auc(first[::2], second[::2], positive[::2])
+    assert alike.clustered_variance == pytest.approx(once.variance, rel=0.06)
+    assert alike.clustered_variance > 1.5 * alone.clustered_variance
+
+
+def test_johnsons_bounds_solve_the_modified_t_and_are_the_plain_ones_of_many_even_groups():
+    influence = np.random.default_rng(7).exponential(size=400) - 1
+    lower, upper, variance = clustered_bounds(0.0, influence, None, alpha=0.05)
+    skewness, fourth = (influence**3).sum() / variance**1.5, (influence**4).sum() / variance**2
+    z = norm.isf(0.05)
+    for x, sign in ((-lower / np.sqrt(variance), 1), (upper / np.sqrt(variance), -1)):
+        assert x + sign * skewness * (1 / 6 + x * x / 3) == pytest.approx(z + (z**3 + z) / 4 * fourth)
+    even = np.tile([1.0, -1.0], 50_000)
+    assert clustered_bounds(0.0, even, None, alpha=0.05)[0] == pytest.approx(-z * np.sqrt(100_000), rel=1e-4)
+    assert clustered_bounds(0.2, np.zeros(5), None, alpha=0.05) == (0.2, 0.2, 0.0)
+
+
+def test_with_two_alike_images_a_patient_the_bound_by_group_passes_no_more_often_than_alpha():
+    rng, cases = np.random.default_rng(8), 500
+    positive, index = np.arange(624) < 390, np.arange(624) // 2
+    gaps = [np.sqrt(2) * norm.ppf(area) for area in (0.97, 0.96)]
+
+    def noise() -> np.ndarray:
+        return np.sqrt(1 / 3) * rng.normal(size=624) + np.sqrt(2 / 3) * rng.normal(size=312)[index]
+
+    plain, clustered = 0, 0
+    for _ in range(cases):
+        common = np.sqrt(0.97) * noise()
+        first, second = (common + np.sqrt(0.03) * noise() + gap * positive for gap in gaps)
+        found = paired_auc(first, second, positive, index=index)
+        plain += found.lower > -0.01
+        clustered += found.clustered_lower > -0.01
+    allowed = 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / cases)
+    assert 0 < clustered / cases <= allowed < plain / cases

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from medge.errors import DataError
-from medge.statistics.intervals import newcombe, restricted_variance, tango, tango_statistic, wilson
+from medge.statistics.intervals import design_effect, newcombe, restricted_variance, tango, tango_statistic, wilson
 from medge.statistics.mcnemar import exact_p
 
 GRID = np.linspace(0, 1, 400_001)
@@ -102,3 +102,25 @@ def test_a_table_of_nothing_is_refused(table):
         tango(*table)
     with pytest.raises(DataError, match="No proportion"):
         wilson(0, 0)
+
+
+def test_design_effect_is_one_of_single_images_and_the_largest_without_a_change():
+    assert design_effect(np.array([1, 0, -1, 0]), np.arange(4)) == 1.0
+    assert design_effect(np.zeros(40, dtype=np.int64), np.arange(40) // 4) == pytest.approx(4.0)
+
+
+def test_design_effect_of_groups_that_change_as_one_is_about_their_size():
+    of_groups = np.random.default_rng(1).choice([-1, 0, 1], size=2000, p=[0.2, 0.7, 0.1])
+    assert design_effect(np.repeat(of_groups, 3), np.arange(6000) // 3) == pytest.approx(3.0, rel=0.01)
+
+
+def test_tango_of_effective_images_covers_the_margin_where_images_of_a_patient_change_together():
+    rng, plain, clustered, cases = np.random.default_rng(2), 0, 0, 800
+    index = np.arange(390) // 2
+    for _ in range(cases):
+        change = np.repeat(rng.choice([1, -1, 0], size=195, p=[0.01, 0.03, 0.96]), 2)
+        table = np.array([(change == 1).sum(), (change == -1).sum(), 390])
+        plain += tango(*table)[0] > -0.02
+        clustered += tango(*(table / design_effect(change, index)))[0] > -0.02
+    allowed = 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / cases)
+    assert clustered / cases <= allowed < plain / cases
