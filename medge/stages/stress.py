@@ -1,7 +1,8 @@
 """Stress: what the chosen engine does off the beaten path, beside the float32 engine, and what it refuses to judge.
 
 Writes `stress.json`, `ood.npy` (the table by which the bundle refuses unlike images), `ood.json` (its manifest entry
-and the scores of the test images) and `saliency/*.png`. What is done is kept in `scratch/`, where a killed run continues.
+and the scores of the test images) and `saliency/*.png`. What is done is kept in `scratch/`, where a killed run
+continues.
 """
 
 from __future__ import annotations
