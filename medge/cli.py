@@ -170,6 +170,14 @@ def select(
 
 
 @app.command()
+def stress(name: Run = None, settings: Set = None, json: Json = False) -> None:
+    """Corrupt images, set the refusal of unlike ones, draw where flips come from: the chosen engine off the path."""
+    from medge import commands
+
+    _continue("stress", name, settings, json, commands)
+
+
+@app.command()
 def package(name: Run = None, settings: Set = None, json: Json = False) -> None:
     """Write the verified bundle to deploy/."""
     from medge import commands

@@ -45,15 +45,27 @@ def choose_rows(margin: NDArray[np.float64], count: int) -> list[int]:
 
 
 def write(
-    folder: Path, data: DataSet, *, float_test: Path, engine_test: Path, point: OperatingPoint, count: int
+    folder: Path,
+    data: DataSet,
+    *,
+    float_test: Path,
+    engine_test: Path,
+    point: OperatingPoint,
+    count: int,
+    ood_scores: list[float] | None = None,
+    ood_threshold: float = float("inf"),
 ) -> list[dict[str, Any]]:
     """Writes `golden/NN.png` and the resized test picture into a bundle's folder. Returns the manifest's `golden`.
 
-    Names say nothing of where an image came from. Raises IntegrityError where the tables are not of the test images.
+    Names say nothing of where an image came from. Images whose ood score is above the threshold, which the bundle would
+    refuse, are not taken. Raises IntegrityError where the tables are not of the test images.
     """
     rows = data.indices("test")
     floats, engine = (_checked(predictions.read(path), data, path) for path in (float_test, engine_test))
-    chosen = choose_rows(margins(engine.logits, labels=data.labels, point=point), count)
+    likeness = np.zeros(len(rows)) if ood_scores is None else np.asarray(ood_scores)
+    alike = np.flatnonzero(likeness <= ood_threshold)
+    margin = margins(engine.logits[alike], labels=data.labels, point=point)
+    chosen = [int(alike[row]) for row in choose_rows(margin, count)]
     (folder / "golden").mkdir(exist_ok=True)
     vectors = []
     for number, row in enumerate(chosen):
@@ -65,6 +77,7 @@ def write(
                 "sha256": sha256_of_file(folder / name),
                 "float_logits": floats.logits[row].tolist(),
                 "engine_logits": engine.logits[row].tolist(),
+                **({} if ood_scores is None else {"ood_score": float(likeness[row])}),
             }
         )
     Image.fromarray(prepare(pattern(), data.preprocess)).save(folder / PATTERN)

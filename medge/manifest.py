@@ -41,6 +41,7 @@ def compose(
     pattern: str,
     metrics: dict[str, Any],
     provenance: dict[str, Any],
+    ood: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The manifest of everything that lies in `folder`. `engine_folder`: of the engine, below it."""
     backend = plugins.load("backends", engine.backend)
@@ -54,6 +55,7 @@ def compose(
         "operating_point": to_json(point),
         "threads": threads,
         "metrics": metrics,
+        "ood": ood,
         "provenance": provenance,
         "validated_on": {**machine(backend.versions()), "cpu": local.facts()["cpu"]},
         "golden": golden,

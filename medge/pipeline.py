@@ -21,7 +21,8 @@ PARENTS: Mapping[str, Sequence[str]] = {
     "validate": ("data", "finetune", "compile"),  # every engine's own outputs against the float model
     "profile": ("data", "compile"),  # every engine's latency, in interleaved blocks
     "select": ("compile", "validate", "profile"),  # the operating point
-    "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select"),  # what ships
+    "stress": ("data", "finetune", "compile", "validate", "select"),  # the chosen engine off the beaten path
+    "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select", "stress"),  # what ships
 }
 
 GOES_ON = ("pass", "accepted")

@@ -46,7 +46,7 @@ __all__ = [
     "step",
 ]
 
-STAGES = ("data", "finetune", "compress", "compile", "validate", "profile", "select", "package")
+STAGES = ("data", "finetune", "compress", "compile", "validate", "profile", "select", "stress", "package")
 RUNS = Path("runs")
 _START = "Start one: medge run RECIPE, or medge finetune --data DIR."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 
 from medge import plugins, predictions
 from medge.data import dataset
+from medge.recipe import CorruptionSection, StressSection
 from medge.records import Engine, file_record, sha256_of_file, to_json, write_json, write_text
 from medge.runtime.predict import predict_logits, start_engine
+from medge.stages import stress
 from medge.workspace import Stage
 from tests.synthetic_run import write_data
 
@@ -19,15 +22,22 @@ __all__ = ["fake_inputs", "write_onnx"]
 
 
 def write_onnx(path: Path, *, size: int) -> None:
-    """uint8 [1, size, size, 3] -> logits [1, 2], features [1, 3]: means of the channels, then a linear layer."""
+    """uint8 [1, size, size, 3] -> logits [1, 2], features [1, 6]: means of the channels, then a linear layer; the
+    features are the means and the standard deviations, so that a blank frame has others than any picture."""
     import onnx
     from onnx import TensorProto, helper
 
     weights = np.array([[0.02, -0.03], [0.01, 0.02], [-0.03, 0.02]], np.float32)
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float"], ["features"], axes=[1, 2], keepdims=0),
-        helper.make_node("Gemm", ["features", "weights", "bias"], ["logits"]),
+        helper.make_node("ReduceMean", ["float"], ["means"], axes=[1, 2], keepdims=0),
+        helper.make_node("ReduceMean", ["float"], ["wide"], axes=[1, 2], keepdims=1),
+        helper.make_node("Sub", ["float", "wide"], ["rest"]),
+        helper.make_node("Mul", ["rest", "rest"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["variances"], axes=[1, 2], keepdims=0),
+        helper.make_node("Sqrt", ["variances"], ["deviations"]),
+        helper.make_node("Concat", ["means", "deviations"], ["features"], axis=1),
+        helper.make_node("Gemm", ["means", "weights", "bias"], ["logits"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -35,7 +45,7 @@ def write_onnx(path: Path, *, size: int) -> None:
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, size, size, 3])],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 3]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, 6]),
         ],
         [
             onnx.numpy_helper.from_array(weights, "weights"),
@@ -56,9 +66,10 @@ def fake_inputs(
     backend: str = "onnxruntime",
     onnx: Path | None = None,
     precision: str = "float32",
+    stressed: bool = True,
 ) -> dict[str, Stage]:
     """Every stage that package reads, in `run`. The float model is the engine itself: `onnx`, or the means."""
-    names = ("data", "finetune", "compress", "compile", "validate", "profile", "select")
+    names = ("data", "finetune", "compress", "compile", "validate", "profile", "select", "stress")
     stages = {name: _stage(run, k, name) for k, name in enumerate(names, start=1)}
     write_data(stages["data"].folder, images=images, size=size, synthetic=synthetic)
     for stage in stages.values():
@@ -71,6 +82,10 @@ def fake_inputs(
     engine, folder = _write_engine(stages["compile"].folder, onnx, backend, precision)
     _write_predictions(stages, engine, folder)
     _write_judgement(stages, engine.name)
+    if stressed:
+        section = StressSection(corruptions=CorruptionSection(images=10, kinds=("jpeg",)), saliency=0)
+        stress.run(section, stages, stages["stress"].folder, 0)
+        shutil.rmtree(stages["stress"].folder / "scratch")
     return stages
 
 
@@ -110,8 +125,15 @@ def _write_judgement(stages: Mapping[str, Stage], name: str) -> None:
         "metrics": {"float": {"auc": metric}, "engine": {"auc": metric}},
         "confusion": {"float": [[1, 0], [0, 1]], "engine": [[1, 0], [0, 1]]},
         "flips": {"rate": 0.0, "count": 0, "rows": ["secret path"]},
+        "cuts": {"float": -0.2, "used": -0.2},
+        "temperature": 1.5,
+        "temperature_float": 1.5,
     }
-    trials = {"protocol_sha256": "5" * 64, "engines": {name: {"validation": trial, "test": trial}}}
+    trials = {
+        "protocol": {"alpha": 0.05},
+        "protocol_sha256": "5" * 64,
+        "engines": {name: {"validation": trial, "test": trial}},
+    }
     write_json(stages["validate"].folder / "trials.json", trials)
     latency = {"threads": 2, "engines": {name: {"p50_ms": 1.0}}, "ratio_to_float": {name: None}}
     write_json(stages["profile"].folder / "latency.json", latency)

@@ -145,6 +145,9 @@ def _bundle(folder: Path, digest: str, manifest: Dict[str, Any], listed: Iterabl
     if engine.sha256 != first["sha256"]:
         raise ValueError("the engine's sha256 is not that of its files")
     labels = tuple(str(label) for label in manifest["labels"])
+    refusal = manifest.get("ood")
+    if refusal is not None and refusal["file"] not in listed:
+        raise ValueError(f"the file of ood, {refusal['file']}, is not listed")
     point = from_json(OperatingPoint, manifest["operating_point"])
     _check_point(point, labels)
     return Bundle(

@@ -23,7 +23,7 @@ import numpy as np
 from medge import errors
 from medge.errors import DataError, MedgeError, ToolError
 from medge.records import Engine, from_json, to_json
-from medge.runtime.predict import Advance, predict_logits, start_engine
+from medge.runtime.predict import Advance, predict_logits, predict_outputs, start_engine
 
 __all__ = ["Job", "logits_in_child", "main", "read_rows", "write_npy"]
 
@@ -42,6 +42,7 @@ class Job:
     width: int
     threads: int
     output: str  # .npy, float32 [len(rows), classes]
+    features: Optional[str] = None  # .npy, float32 [len(rows), D]; where it is wanted, written before `output`
 
 
 def read_rows(path: Path, rows: Iterable[int], *, height: int, width: int) -> Iterator[Array]:
@@ -82,14 +83,18 @@ def logits_in_child(
     width: int,
     threads: int,
     output: Path,
+    features: Optional[Path] = None,
     advance: Optional[Advance] = None,
     seconds: Optional[float] = None,
 ) -> Array:
     """The logits, float32 [len(rows), classes], of an engine run in a process of its own; also left in `output`.
 
-    Raises what the child raised, or ToolError where it was killed or took longer than `seconds`.
+    Its pooled features, float32 [len(rows), D], are left in the file `features` where one is named. Raises what the
+    child raised, or ToolError where it was killed or took longer than `seconds`.
     """
-    job = Job(engine, str(folder), str(images), tuple(int(row) for row in rows), height, width, threads, str(output))
+    pooled = None if features is None else str(features)
+    wanted = tuple(int(row) for row in rows)
+    job = Job(engine, str(folder), str(images), wanted, height, width, threads, str(output), pooled)
     root = str(Path(errors.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
@@ -117,13 +122,21 @@ def main() -> int:
         job = from_json(Job, json.load(sys.stdin))
         session = start_engine(job.engine, Path(job.folder), threads=job.threads)
         images = read_rows(Path(job.images), job.rows, height=job.height, width=job.width)
-        logits = predict_logits(session, images, advance=lambda units: print(units, flush=True))
+        if job.features is None:
+            logits = predict_logits(session, images, advance=_print_units)
+        else:
+            logits, features = predict_outputs(session, images, advance=_print_units)
+            write_npy(Path(job.features), features)
         write_npy(Path(job.output), logits)
     except MedgeError as error:
         record = {"error": type(error).__name__, "message": error.message, "fix": error.fix}
         print(json.dumps(record), file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _print_units(units: int) -> None:
+    print(units, flush=True)
 
 
 def _follow(child: subprocess.Popen[bytes], advance: Optional[Advance], *, seconds: Optional[float]) -> None:

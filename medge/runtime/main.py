@@ -81,11 +81,12 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> int:
     first = _Ahead(lambda: _prepared(bundle, chosen.images[0]))  # decoded while the engine loads
     session, _ = _start(bundle, chosen.threads)
+    detector = _detector(bundle)
     refused = False
     for number, image in enumerate(chosen.images):
         try:
             pixels, taken = first.result() if number == 0 else _prepared(bundle, image)
-            answer = _answer(bundle, session, pixels)
+            answer = _answer(bundle, session, detector, pixels)
             answer["preprocess_ms"] = taken
         except ImageRefused as error:
             refused = True
@@ -121,24 +122,47 @@ def _prepared(bundle: Bundle, image: str) -> Tuple[Any, float]:
     return pixels, _milliseconds(time.perf_counter_ns() - start)
 
 
-def _answer(bundle: Bundle, session: Session, pixels: Any) -> Dict[str, Any]:
-    """What is said of one prepared image. latency_ms: the engine's, host array in to host array out."""
+def _detector(bundle: Bundle) -> Any:
+    """What refuses images unlike the validated ones; None for a bundle that was made without it."""
+    if bundle.manifest.get("ood") is None:
+        return None
+    from medge.runtime import ood
+
+    return ood.load(bundle.folder, bundle.manifest["ood"])
+
+
+def _answer(bundle: Bundle, session: Session, detector: Any, pixels: Any) -> Dict[str, Any]:
+    """What is said of one prepared image. latency_ms: the engine's, host array in to host array out.
+
+    Raises ImageRefused for an image unlike those the engine was validated on.
+    """
     from medge.runtime.decision import decide, probabilities
-    from medge.runtime.predict import predict_logits
+    from medge.runtime.predict import predict_outputs
 
     start = time.perf_counter_ns()
-    logits = predict_logits(session, [pixels])[0]
+    logits, features = predict_outputs(session, [pixels])
     taken = time.perf_counter_ns() - start
-    probability = probabilities(logits, temperature=bundle.operating_point.temperature).tolist()
+    likeness = {} if detector is None else {"ood_score": _checked_score(detector, features)}
+    probability = probabilities(logits[0], temperature=bundle.operating_point.temperature).tolist()
     return {
         "probabilities": dict(zip(bundle.labels, probability)),
         "decision": decide(probability, labels=bundle.labels, point=bundle.operating_point),
         "threshold": bundle.operating_point.threshold,
+        **likeness,
         "engine_sha256": bundle.engine.sha256,
         "latency_ms": _milliseconds(taken),
         "notice": NOTICE,
         **({"synthetic": True} if bundle.manifest["provenance"]["data"]["synthetic"] else {}),
     }
+
+
+def _checked_score(detector: Any, features: Any) -> float:
+    from medge.runtime import ood
+
+    score = float(ood.scores(detector, features)[0])
+    if ood.is_unlike(detector, score):
+        raise ImageRefused(ood.reason(detector, score), fix="Judge only images of the kind it was made for.")
+    return round(score, 6)
 
 
 def _selftest(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> int:

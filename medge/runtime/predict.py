@@ -6,7 +6,7 @@ Imported at every start on a device, so it imports no more than it needs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medge.predictions import Predictions
     from medge.protocols import Session
 
-__all__ = ["Advance", "predict_logits", "predict_table", "start_engine"]
+__all__ = ["Advance", "predict_logits", "predict_outputs", "predict_table", "start_engine"]
 
 Array = Any
 Advance = Callable[[int], None]
@@ -41,22 +41,39 @@ def predict_logits(session: Session, images: Iterable[Array], *, advance: Option
     `advance(1)` is called after each image. Raises DataError for anything but such images, ToolError where the engine
     returns something that is not finite.
     """
-    rows = []
+    return _stacked([logits for logits, _ in _outputs(session, images, advance)])
+
+
+def predict_outputs(
+    session: Session, images: Iterable[Array], *, advance: Optional[Advance] = None
+) -> Tuple[Array, Array]:
+    """Logits as predict_logits, and the pooled features float32 [N, D], which may be anything the engine returns."""
+    rows = list(_outputs(session, images, advance))
+    return _stacked([logits for logits, _ in rows]), _stacked([features for _, features in rows])
+
+
+def _outputs(session: Session, images: Iterable[Array], advance: Optional[Advance]) -> Iterator[Tuple[Array, Array]]:
     for number, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise DataError(
                 f"Image {number} is {image.dtype} {list(image.shape)}, not uint8 [height, width, 3].",
                 fix="Prepare it with medge.runtime.preprocess.",
             )
-        logits = np.asarray(session.run(np.ascontiguousarray(image[None]))[0], dtype=np.float32).reshape(-1)
+        logits, features = (
+            np.asarray(output, dtype=np.float32).reshape(-1)
+            for output in session.run(np.ascontiguousarray(image[None]))
+        )
         if not np.isfinite(logits).all():
             raise ToolError(
                 f"The engine returned {logits.tolist()} for image {number}.",
                 fix="Its precision may overflow: build another precision, or validate this one.",
             )
-        rows.append(logits)
+        yield logits, features
         if advance is not None:
             advance(1)
+
+
+def _stacked(rows: Sequence[Array]) -> Array:
     if not rows:
         raise DataError("There are no images to predict.", fix="Name at least one.")
     return np.stack(rows)

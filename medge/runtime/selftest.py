@@ -17,7 +17,7 @@ from medge.errors import GateFailed
 from medge.records import NOTICE
 from medge.runtime.bundle import Bundle
 from medge.runtime.decision import decide, probabilities
-from medge.runtime.predict import predict_logits
+from medge.runtime.predict import predict_outputs
 from medge.runtime.preprocess import load_image, prepare
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def replay(bundle: Bundle, session: Session) -> Dict[str, Any]:
         problems.append(f"a resized test picture differs by {drift} grey levels (allowed {GREY_LEVELS})")
     golden = bundle.manifest["golden"]
     images = (golden_image(bundle.folder / vector["image"]) for vector in golden)
-    logits = predict_logits(session, images)
+    logits, features = predict_outputs(session, images)
     recorded = np.asarray([vector["engine_logits"] for vector in golden], dtype=np.float64)
     tolerance = bundle.manifest["golden_tolerance"]
     shares = np.abs(logits - recorded).max(axis=1) / max(1.0, float(np.abs(recorded).max()))
@@ -57,6 +57,7 @@ def replay(bundle: Bundle, session: Session) -> Dict[str, Any]:
         if not share <= tolerance["logits"]
     ]
     problems += _changed_decisions(bundle, logits, recorded)
+    problems += _newly_refused(bundle, features)
     if problems:
         raise GateFailed(
             f"The selftest failed: {len(problems)} deviations from what was validated: {'; '.join(problems)}.", fix=_FIX
@@ -102,6 +103,21 @@ def _changed_decisions(bundle: Bundle, logits: Array, recorded: Array) -> List[s
         if now != before and _distance(bundle, p_there) > near:
             problems.append(f"{vector['image']}: {now} here, {before} recorded")
     return problems
+
+
+def _newly_refused(bundle: Bundle, features: Array) -> List[str]:
+    """Golden images that are refused here and by more than the engine's tolerance were not where it was validated."""
+    if bundle.manifest.get("ood") is None:
+        return []
+    from medge.runtime import ood
+
+    detector = ood.load(bundle.folder, bundle.manifest["ood"])
+    allowed = 1 + bundle.manifest["golden_tolerance"]["logits"]
+    return [
+        f"{vector['image']}: refused here with a score of {score:.4g}, {vector['ood_score']:.4g} recorded"
+        for vector, score in zip(bundle.manifest["golden"], ood.scores(detector, features))
+        if ood.is_unlike(detector, score) and not score <= vector["ood_score"] * allowed
+    ]
 
 
 def _distance(bundle: Bundle, probability: Array) -> float:

@@ -140,6 +140,8 @@ def _write_bundle(
     count: int,
 ) -> None:
     tables = inputs["validate"].folder / "predictions"
+    refusal = inputs["stress"].folder / "ood.json"
+    ood = read_json(refusal) if refusal.is_file() else None
     stem = engine.name.replace("/", "__")
     vectors = golden.write(
         folder,
@@ -148,7 +150,10 @@ def _write_bundle(
         engine_test=tables / f"{stem}-test.csv",
         point=point,
         count=count,
+        **({} if ood is None else _golden_limits(ood)),
     )
+    if ood is not None:
+        shutil.copyfile(inputs["stress"].folder / "ood.npy", folder / ood["manifest"]["file"])
     if len(vectors) < count:
         console.warn(f"the bundle carries {len(vectors)} golden vectors, not {count}: there are no more test images.")
     trials = read_json(inputs["validate"].folder / "trials.json")
@@ -160,12 +165,29 @@ def _write_bundle(
         return manifest.compose(
             folder, name=name, engine=engine, engine_folder=_ENGINE, data=data, point=point, golden=vectors,
             threads=int(latency["threads"]), pattern=golden.PATTERN, metrics=manifest.metrics(trials, latency, choice),
-            provenance=manifest.provenance(inputs, data, recipe),
+            provenance=manifest.provenance(inputs, data, recipe), ood=None if ood is None else ood["manifest"],
         )  # fmt: skip
 
     write_text(folder / "README.md", _readme(compose()))
     write_json(folder / bundles.MANIFEST, compose())
     bundles.seal(folder)
+
+
+def _golden_limits(ood: dict[str, Any]) -> dict[str, Any]:
+    return {"ood_scores": ood["test_scores"], "ood_threshold": ood["manifest"]["threshold"]}
+
+
+def _refusal_text(ood: dict[str, Any] | None) -> str:
+    """What the bundle's README says of images unlike the validated ones."""
+    if ood is None:
+        return "It judges any picture, also one of something else: look at what you give it."
+    test = ood["test"]
+    sets = ", ".join(f"{one['refused']} of {one['images']} {name}" for name, one in ood["sets"].items())
+    return (
+        f"An image unlike the training images is refused too, by the engine's own features (`ood_score` above "
+        f"{ood['threshold']:.4g}). Refused when it was made: {sets}; and wrongly {test['refused']} of {test['images']} "
+        "test images. What is like enough to pass can still be judged wrongly."
+    )
 
 
 def _readme(document: dict[str, Any]) -> str:
@@ -189,6 +211,7 @@ def _readme(document: dict[str, Any]) -> str:
             else "the most probable class."
         ),
         threshold=f"{point['threshold']:.4g} (rule: {point['rule']})." if two else "none, with more than two classes.",
+        refusal=_refusal_text(document["ood"]),
         test_images=sum(counts.values()),
         verdict=document["metrics"]["verdict"],
         metrics=_metric_table(document["metrics"]),

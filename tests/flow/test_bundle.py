@@ -129,6 +129,72 @@ def test_synthetic_data_is_said_with_every_answer_and_in_the_readme(bundle: Path
     assert "synthetic images" in (bundle / "README.md").read_text()
 
 
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_blank_frame_is_refused_with_its_score(bundle: Path, tmp_path: Path, grey: int) -> None:
+    Image.fromarray(np.full((50, 60), grey, np.uint8)).save(tmp_path / "blank.png")
+    done = call(bundle, "predict", str(tmp_path / "blank.png"), str(bundle / "golden" / "00.png"))
+    assert done.returncode == 2
+    blank, golden = lines(done)
+    assert blank["refused"] is True
+    threshold = read_json(bundle / bundles.MANIFEST)["ood"]["threshold"]
+    assert blank["reason"].startswith("unlike the images this model was validated on (score ")
+    assert f"> {threshold:.4g})" in blank["reason"]
+    assert "decision" not in blank
+    assert golden["ood_score"] <= threshold
+
+
+def test_no_golden_vector_is_refused(bundle: Path) -> None:
+    said = read_json(bundle / bundles.MANIFEST)
+    images = [str(bundle / vector["image"]) for vector in said["golden"]]
+    done = call(bundle, "predict", *images)
+    assert done.returncode == 0, done.stdout
+    assert [answer["ood_score"] for answer in lines(done)] == pytest.approx(
+        [v["ood_score"] for v in said["golden"]], abs=1e-5
+    )
+
+
+def test_selftest_exits_5_where_golden_images_look_unlike(bundle: Path) -> None:
+    ood = read_json(bundle / bundles.MANIFEST)["ood"]
+    golden = read_json(bundle / bundles.MANIFEST)["golden"]
+    reseal(bundle, ood={**ood, "threshold": 1e-6}, golden=[{**vector, "ood_score": 1e-7} for vector in golden])
+    done = call(bundle, "selftest")
+    assert done.returncode == 5
+    assert "refused here with a score" in done.stderr
+
+
+def test_a_tampered_table_of_unlike_images_is_refused(bundle: Path) -> None:
+    for place in (0, 130, -1):
+        whole = (bundle / "ood.npy").read_bytes()
+        flip(bundle / "ood.npy", place)
+        done = call(bundle, "predict", str(bundle / "golden" / "00.png"))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "ood.npy" in done.stderr
+        (bundle / "ood.npy").write_bytes(whole)
+
+
+def test_a_table_that_the_manifest_does_not_list_is_refused(bundle: Path) -> None:
+    files = [file for file in read_json(bundle / bundles.MANIFEST)["files"] if file["path"] != "ood.npy"]
+    (bundle / "ood.npy").unlink()
+    reseal(bundle, files=files)
+    done = call(bundle, "predict", str(bundle / "golden" / "00.png"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not listed" in done.stderr
+
+
+def test_an_old_bundle_without_a_table_runs_and_gives_no_score(bundle: Path, tmp_path: Path) -> None:
+    said = read_json(bundle / bundles.MANIFEST)
+    (bundle / "ood.npy").unlink()
+    said["files"] = [file for file in said["files"] if file["path"] != "ood.npy"]
+    del said["ood"]
+    write_json(bundle / bundles.MANIFEST, said)
+    bundles.seal(bundle)
+    Image.fromarray(np.zeros((50, 60), np.uint8)).save(tmp_path / "blank.png")
+    done = call(bundle, "predict", str(tmp_path / "blank.png"))
+    assert done.returncode == 0, done.stderr
+    assert "ood_score" not in lines(done)[0]
+    assert call(bundle, "selftest").returncode == 0
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_refused_image_is_named_and_the_others_are_judged(bundle: Path, tmp_path: Path, place: int) -> None:
     deep = tmp_path / "sixteen.png"
