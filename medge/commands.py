@@ -73,7 +73,7 @@ def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
     done = pipeline.run(recipe, folder, stages=stages)
     page = report.write(folder)
     last = list(done.values())[-1]
-    verdict = str(last.values.get("verdict", "pass"))
+    verdict: str | None = last.values.get("verdict")  # None of a stage that measures and leaves the verdict to select
     bundle = pipeline.published(done)
     document = {
         "run": folder.as_posix(),
@@ -83,7 +83,7 @@ def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
         "stages": {stage.name: _summary(stage) for stage in done.values()},
         "notice": NOTICE,
     }
-    exit_code = 0 if verdict in pipeline.GOES_ON else 5
+    exit_code = 0 if verdict is None or verdict in pipeline.GOES_ON else 5
     return Outcome(document, lambda: _show_run(folder, done, verdict, page, bundle), exit_code)
 
 
@@ -191,7 +191,7 @@ def _show_trial(name: str, found: Trial) -> None:
     console.say(f"[dim]{NOTICE}[/dim]")
 
 
-def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path, bundle: Path | None) -> None:
+def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -210,8 +210,9 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path,
     sentence = done["select"].values.get("sentence") if "select" in done else None
     if sentence:
         console.say(f"[bold]{sentence}[/bold]")
-    colour = "green" if verdict in pipeline.GOES_ON else "red"
-    console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
+    if verdict is not None:
+        colour = "green" if verdict in pipeline.GOES_ON else "red"
+        console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
     console.stderr.print(f"report  {page}", soft_wrap=True)
     if bundle:
         console.stderr.print(f"bundle  {bundle}", soft_wrap=True)
