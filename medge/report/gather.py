@@ -11,11 +11,12 @@ import yaml
 from medge import engines, predictions
 from medge.data import dataset
 from medge.data.dataset import DataSet
+from medge.errors import IntegrityError
 from medge.predictions import Predictions
-from medge.records import Engine, read_json
+from medge.records import Engine, read_json, sha256_of_file
 from medge.workspace import STAGES, Stage, completed
 
-__all__ = ["Found", "gather"]
+__all__ = ["Found", "checked", "gather"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Found:
     trials: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)
     stale: tuple[str, ...] = ()  # finished stages that were made from others than are there now: not shown
 
     @property
@@ -55,8 +57,8 @@ class Found:
 
     def table(self, name: str, split: str) -> Predictions:
         """The predictions of an engine, or of `float`, on a split. Raises DataError."""
-        path = self.folders["validate"] / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
-        return predictions.read(path)
+        path = f"predictions/{name.replace('/', '__')}-{split}.csv"
+        return predictions.read(checked(self.folders["validate"], path, self.records["validate"]))
 
 
 def gather(run: Path) -> Found:
@@ -69,8 +71,9 @@ def gather(run: Path) -> Found:
     records = {name: read_json(folder / "record.json") for name, folder in folders.items()}
 
     def document(stage: str, name: str) -> Any:
-        path = folders[stage] / name if stage in folders else None
-        return read_json(path) if path is not None and path.is_file() else {}
+        if stage not in folders or not (folders[stage] / name).is_file():
+            return {}
+        return read_json(checked(folders[stage], name, records[stage]))
 
     return Found(
         run=run,
@@ -87,8 +90,22 @@ def gather(run: Path) -> Found:
         trials=document("validate", "trials.json"),
         latency=document("profile", "latency.json"),
         choice=document("select", "choice.json"),
+        stress=document("stress", "stress.json"),
         stale=stale,
     )
+
+
+def checked(folder: Path, name: str, record: dict[str, Any]) -> Path:
+    """The path of a file that a stage wrote. Raises IntegrityError where it is not the one in the stage's record: a
+    report is not made of numbers that nobody recorded."""
+    path = folder / name
+    recorded = next((item["sha256"] for item in record["outputs"] if item["path"] == name), None)
+    if recorded is None or not path.is_file() or sha256_of_file(path) != recorded:
+        raise IntegrityError(
+            f"{path} is not the file in the {record['stage']} stage's record.",
+            fix=f"Make it again: medge {record['stage']} --run {folder.parent.name}.",
+        )
+    return path
 
 
 def _fresh(run: Path) -> tuple[dict[str, Stage], tuple[str, ...]]:
