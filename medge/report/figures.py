@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from medge.predictions import Predictions
 from medge.report import plots
+from medge.report.costs import candidates
 from medge.report.gather import Found
 from medge.report.plots import Curve, Dot, Interval, Reliability
-from medge.report.tables import candidates
+from medge.report.tables import deciding
 from medge.statistics.calibration import confidence, equal_mass_bins
 from medge.statistics.scores import one_vs_rest, softmax
 
@@ -40,7 +41,8 @@ def auc_differences(found: Found) -> str:
         check = next(c for c in of["test"]["checks"] if c["quantity"] == "auc")
         margin = check["margin"]
         chosen = name == found.choice.get("chosen")
-        intervals.append(Interval(name, check["difference"], check["lower"], check["upper"], chosen))
+        upper = check["upper"] if check.get("decided_upper") is None else check["decided_upper"]
+        intervals.append(Interval(name, check["difference"], deciding(check), upper, chosen))
     return plots.differences(intervals, margin=margin, quantity="AUC")
 
 

@@ -19,7 +19,7 @@ from medge.workspace import STAGES, Stage, completed
 __all__ = ["Found", "checked", "gather"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is one reading of a run, so that what is computed of it can be kept
 class Found:
     """Finished stages' records by name, and what they wrote; a stage that is not finished has left nothing here."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from medge.recipe import ValidateSection
@@ -26,6 +27,7 @@ def spent(found: Found) -> str:
     return f"{compared}; one was confirmed once on test images, at alpha {alpha:g} (one-sided)."
 
 
+@lru_cache(maxsize=1)  # the page, the numbers and the plan ask the same
 def corrected(found: Found) -> dict[str, Any]:
     """Every engine's test verdict if all of them are read: alone, after Bonferroni and after Holm.
 

@@ -88,8 +88,10 @@ def saliency(found: Found) -> list[dict[str, Any]]:
     A picture that is named and not there is left out, with its name said.
     """
     folder = found.folders.get("stress")
+    if folder is None:
+        return []
     rows = []
-    for item in found.stress.get("saliency", [])[:SHOWN] if folder is not None else []:
+    for item in (found.stress.get("saliency") or [])[:SHOWN]:
         pictures, missing = {}, []
         for key in ("grad_cam", "difference"):
             path = folder / str(item[key])

@@ -73,7 +73,7 @@ def test_the_page_stands_alone(page: str) -> None:
     assert "<link" not in page
     assert "@import" not in page
     assert re.findall(r"url\((?!#)", page) == []
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
 
 
 def test_the_first_page_says_verdict_choice_cost_and_notice(page: str) -> None:
