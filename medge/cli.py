@@ -195,9 +195,7 @@ def report(name: Run = None, json: Json = False) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN RUN...", help="Names under runs/; the first is the reference.")
-    ],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Names under runs/, the reference first.")],
     json: Json = False,
 ) -> None:
     """Compare the chosen engines of several runs, paired where their test images are the same."""

@@ -24,12 +24,12 @@ def benefit(found: Found, name: str) -> dict[str, Any] | None:
     trial = found.judged[name]["test"]
     curves = {}
     for key, table, temperature in (
-        ("float", found.table("float", "test"), trial["temperature_float"]),
-        ("engine", found.table(name, "test"), trial["temperature"]),
+        ("float", found.images("float", "test"), trial["temperature_float"]),
+        ("engine", found.images(name, "test"), trial["temperature"]),
     ):
         probabilities = softmax(table.logits / temperature)[:, 1]
         curves[key] = net_benefit(probabilities, table.labels == 1, THRESHOLDS).tolist()
-    prevalence = float((found.table("float", "test").labels == 1).mean())
+    prevalence = float((found.images("float", "test").labels == 1).mean())
     everyone = treat_all(prevalence, THRESHOLDS).tolist()
     return {"engine_name": name, "prevalence": prevalence, "thresholds": THRESHOLDS.tolist(), **curves, "all": everyone}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from medge import engines, predictions
@@ -59,6 +60,21 @@ class Found:
         """The predictions of an engine, or of `float`, on a split. Raises DataError."""
         path = f"predictions/{name.replace('/', '__')}-{split}.csv"
         return predictions.read(checked(self.folders["validate"], path, self.records["validate"]))
+
+    def images(self, name: str, split: str) -> Predictions:
+        """The same with each image once, as the trial counts: pixel-identical copies are left out."""
+        table = self.table(name, split)
+        _, first = np.unique(np.asarray(table.sha256), return_index=True)
+        if len(first) == len(table):
+            return table
+        rows = np.sort(first).tolist()
+        return Predictions(
+            sha256=tuple(table.sha256[k] for k in rows),
+            group=tuple(table.group[k] for k in rows),
+            labels=table.labels[rows],
+            logits=table.logits[rows],
+            subgroups={key: tuple(column[k] for k in rows) for key, column in table.subgroups.items()},
+        )
 
 
 def gather(run: Path) -> Found:

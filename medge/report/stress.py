@@ -25,7 +25,7 @@ def corruptions(found: Found) -> dict[str, Any] | None:
     rows = document["rows"]
     severities = sorted({row["severity"] for row in rows})
     at = {(row["kind"], row["severity"]): row for row in rows}
-    best = max(row["auc_engine"] for row in rows)
+    best = max((row["auc_engine"] for row in rows if row["auc_engine"] is not None), default=1.0)
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     return {
         "engine": found.stress["engine"],
@@ -47,14 +47,19 @@ def _cell(row: dict[str, Any] | None, best: float) -> dict[str, Any] | None:
         "float": share(row["auc_float"]),
         "difference": signed(row["difference"]),
         "flips": percent(row["flips"]) if isinstance(row["flips"], float) else f"{row['flips']:,}",
-        "shade": f"{min(1.0, max(0.0, (best - row['auc_engine']) / _DEEPEST)):.2f}",
-        "worse": row["auc_engine"] < 0.5,
+        "shade": f"{_depth(row['auc_engine'], best):.2f}",
+        "worse": row["auc_engine"] is not None and row["auc_engine"] < 0.5,
     }
+
+
+def _depth(auc: float | None, best: float) -> float:
+    """0 for the best cell, 1 from _DEEPEST under it on; an AUC that does not exist is not drawn as a good one."""
+    return 1.0 if auc is None else min(1.0, max(0.0, (best - auc) / _DEEPEST))
 
 
 def worst_corruption(found: Found) -> dict[str, Any] | None:
     """The recorded row on which the engine has the lowest AUC; None where none was tried."""
-    rows = (found.stress.get("corruptions") or {}).get("rows") or []
+    rows = [row for row in (found.stress.get("corruptions") or {}).get("rows") or [] if row["auc_engine"] is not None]
     return min(rows, key=lambda row: (row["auc_engine"], row["kind"], row["severity"])) if rows else None
 
 

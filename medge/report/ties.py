@@ -44,7 +44,7 @@ def ties(found: Found) -> dict[str, Ties]:
 
 
 def _worst(found: Found, name: str) -> Ties:
-    table = found.table(name, "test")
+    table = found.images(name, "test")
     scores = one_vs_rest(table.logits)
     classes = [1] if scores.shape[1] == 1 else list(range(scores.shape[1]))
     each = [count_ties(scores[:, n], table.labels == k) for n, k in enumerate(classes)]

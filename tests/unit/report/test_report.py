@@ -24,11 +24,6 @@ from tests.synthetic_run import write_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "made-up")
-
-
-@pytest.fixture(scope="module")
 def page(run: Path) -> str:
     return report.write(run).read_text(encoding="utf-8")
 
