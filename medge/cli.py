@@ -193,6 +193,17 @@ def report(name: Run = None, json: Json = False) -> None:
     _finish(commands.report_of(name), json)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Names under runs/, the reference first.")],
+    json: Json = False,
+) -> None:
+    """Compare the chosen engines of several runs, paired where their test images are the same."""
+    from medge import commands
+
+    _finish(commands.compare(runs), json)
+
+
 @data_app.command("inspect")
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Class folders, or a folder with a manifest.csv.")],

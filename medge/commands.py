@@ -19,7 +19,9 @@ from medge.workspace import Stage
 if TYPE_CHECKING:
     from medge.trial import Trial
 
-__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start", "variant_settings"]
+__all__ = [
+    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start", "variant_settings",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
     document = {
         "run": folder.as_posix(),
         "verdict": verdict,
-        "report": page.as_posix(),
+        **report.files(folder),
         "bundle": bundle.as_posix() if bundle else None,
         "stages": {stage.name: _summary(stage) for stage in done.values()},
         "notice": NOTICE,
@@ -114,8 +116,20 @@ def report_of(name: str | None) -> Outcome:
 
     folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
     page = report.write(folder)
-    document = {"run": folder.as_posix(), "report": page.as_posix(), "notice": NOTICE}
-    return Outcome(document, lambda: console.say(f"report  {page}"))
+    document = {"run": folder.as_posix(), **report.files(folder), "notice": NOTICE}
+    return Outcome(document, lambda: _show_report(page))
+
+
+def compare(names: Sequence[str]) -> Outcome:
+    """Chosen engines of several runs side by side, and the first against each other where the test images are the
+    same."""
+    if len(set(names)) < 2:
+        raise RecipeError("Compare two different runs or more.", fix="medge compare RUN RUN...")
+    folders = [workspace.existing_run(_checked(name)) for name in names]
+    from medge import compare as comparing
+
+    document = comparing.compare(folders)
+    return Outcome({**document, "notice": NOTICE}, lambda: comparing.show(document))
 
 
 def inspect(path: Path, settings: Sequence[str]) -> Outcome:
@@ -191,6 +205,13 @@ def _show_trial(name: str, found: Trial) -> None:
     console.say(f"[dim]{NOTICE}[/dim]")
 
 
+def _show_report(page: Path) -> None:
+    from medge import report
+
+    console.stderr.print(f"report  {page}", soft_wrap=True)
+    console.stderr.print(f"beside  {', '.join(n for n in report.FILES.values() if n != page.name)}", soft_wrap=True)
+
+
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -213,7 +234,7 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page
     if verdict is not None:
         colour = "green" if verdict in pipeline.GOES_ON else "red"
         console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
-    console.stderr.print(f"report  {page}", soft_wrap=True)
+    _show_report(page)
     if bundle:
         console.stderr.print(f"bundle  {bundle}", soft_wrap=True)
         console.stderr.print(f"try     python3 {bundle}/medge-runtime.pyz selftest", soft_wrap=True)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ["run", "finetune", "compress", "compile", "validate", "profile", "select", "package", "report", "data"]
+COMMANDS = [
+    "run", "finetune", "compress", "compile", "validate", "profile", "select", "package", "report", "compare", "data",
+]  # fmt: skip
 
 
 def medge(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
