@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +108,11 @@ def judge_tables(
     from medge import trial
 
     found = trial.trial_of_files(*tables, fitted_on=fitted_on, section=recipe.validate_, seed=recipe.seed)
-    document = {**trial.summary(found), "notice": NOTICE}
-    return Outcome(document, lambda: _show_trial(tables[1].stem, found), 0 if found.verdict == "pass" else 5)
+    fitted = (
+        "other images" if fitted_on else "the judged images themselves: --fitted-on names tables of validation images"
+    )
+    document = {**trial.summary(found), "thresholds_fitted_on": fitted, "notice": NOTICE}
+    return Outcome(document, lambda: _show_trial(tables[1].stem, found, fitted), 0 if found.verdict == "pass" else 5)
 
 
 def report_of(name: str | None) -> Outcome:
@@ -194,13 +198,14 @@ def _summary(stage: Stage) -> Mapping[str, Any]:
     }
 
 
-def _show_trial(name: str, found: Trial) -> None:
-    from medge.verdicts import checks_table, verdict_table
+def _show_trial(name: str, found: Trial, fitted: str) -> None:
+    from medge.verdicts import checks_table, reasons, verdict_table
 
     console.stderr.print(verdict_table({name: found}, title="judged"))
     console.stderr.print(checks_table(found))
-    for note in found.notes:
-        console.stderr.print(f"note: {note}", markup=False)
+    if why := reasons(found):
+        console.stderr.print(f"{name}: {why}", markup=False)
+    console.stderr.print(f"Thresholds and temperatures were fitted on {fitted}.", markup=False)
     colour = "green" if found.verdict == "pass" else "red"
     console.say(f"verdict [bold {colour}]{found.verdict}[/bold {colour}]")
     console.say(f"[dim]{NOTICE}[/dim]")
@@ -211,6 +216,19 @@ def _show_report(page: Path) -> None:
 
     console.stderr.print(f"report  {page}", soft_wrap=True)
     console.stderr.print(f"beside  {', '.join(n for n in report.FILES.values() if n != page.name)}", soft_wrap=True)
+
+
+def _is_synthetic(done: Mapping[str, Stage]) -> bool:
+    from medge.data import dataset
+
+    found = workspace.completed(next(iter(done.values())).folder.parent, "data")
+    return found is not None and dataset.load(found.folder).synthetic
+
+
+def _python() -> str:
+    """This interpreter, which has what the bundle needs, as it is shortest typed here."""
+    here, there = Path.cwd(), Path(sys.executable)
+    return there.relative_to(here).as_posix() if there.is_relative_to(here) else str(there)
 
 
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
@@ -232,11 +250,13 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page
     sentence = done["select"].values.get("sentence") if "select" in done else None
     if sentence:
         console.say(f"[bold]{sentence}[/bold]")
+    if _is_synthetic(done):
+        console.say("[bold]Synthetic images: these figures say nothing about patients.[/bold]")
     if verdict is not None:
         colour = "green" if verdict in pipeline.GOES_ON else "red"
         console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
     _show_report(page)
     if bundle:
         console.stderr.print(f"bundle  {bundle}", soft_wrap=True)
-        console.stderr.print(f"try     python3 {bundle}/medge-runtime.pyz selftest", soft_wrap=True)
+        console.stderr.print(f"try     {_python()} {bundle}/medge-runtime.pyz selftest", soft_wrap=True)
     console.say(f"[dim]{NOTICE}[/dim]")

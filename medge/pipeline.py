@@ -45,7 +45,7 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
             done[name] = workspace.step(
                 folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
             )
-            if done[name].values.get("verdict", "pass") not in GOES_ON:
+            if not _goes_on(done[name]):
                 break
         published(done)
     return done
@@ -54,12 +54,17 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
 def _refuse_unfit(inputs: Mapping[str, Stage]) -> None:
     """Raises GateFailed where a stage that would be built on has found the model wanting."""
     for name, stage in inputs.items():
-        verdict = stage.values.get("verdict", "pass")
-        if verdict not in GOES_ON:
+        if not _goes_on(stage):
             raise GateFailed(
-                f"The verdict of {name} is {verdict}: nothing is built on it.",
+                f"The verdict of {name} is {stage.values['verdict']}: nothing is built on it.",
                 fix=f"See the report; change what it names and repeat medge {name}.",
             )
+
+
+def _goes_on(stage: Stage) -> bool:
+    """Whether the next may follow: a stage without a verdict had nothing to judge, or leaves it to select."""
+    verdict = stage.values.get("verdict")
+    return verdict is None or verdict in GOES_ON
 
 
 def published(done: Mapping[str, Stage]) -> Path | None:

@@ -90,6 +90,7 @@ def choose(
         return Choice(None, None, tuple(judged), _sentence_for_none(judged))
     next_best = _best([c for c in kept if c is not chosen_or_none], ratios, prefer=prefer)
     sentence = _sentence(chosen_or_none, next_best, ratios, prefer=prefer, kept=len(kept))
+    sentence += _faster_but_dropped(chosen_or_none, judged)
     return Choice(chosen_or_none, next_best, tuple(judged), sentence)
 
 
@@ -177,6 +178,15 @@ def _sentence(chosen: Candidate, next_best: Candidate | None, ratios: Ratios, *,
         return f"{_described(chosen)} is the only candidate that fails neither the gate on validation nor a limit."
     fastest = f"{_described(chosen)} is {why} of {kept} candidates that fail neither the gate on validation nor a limit"
     return f"{fastest}; {_cost(next_best, chosen, ratios)}."
+
+
+def _faster_but_dropped(chosen: Candidate, judged: Sequence[Candidate]) -> str:
+    """Names the fastest of the faster candidates that were dropped, with the reason; empty where there is none."""
+    faster = [c for c in judged if not c.kept and c.p50_ms < chosen.p50_ms]
+    if not faster:
+        return ""
+    best = min(faster, key=lambda c: (c.p50_ms, c.name))
+    return f" {best.name} would be faster ({best.p50_ms:.3g} ms), but {' and '.join(best.problems)}."
 
 
 def _sentence_by_hand(chosen: Candidate, best: Candidate | None, ratios: Ratios) -> str:

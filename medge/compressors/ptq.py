@@ -74,7 +74,7 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     rows = context.calibration[: options.subset_size]
     example = torch.from_numpy(context.data.read(rows[:1]))
     folded, _ = fold_batch_norms(model, example)
-    with console.progress("calibrate", len(rows)) as advance:
+    with console.progress("reading calibration images", len(rows)) as advance:
 
         def images() -> Iterator[torch.Tensor]:
             for row in rows:

@@ -12,6 +12,7 @@ from medge import console, predictions
 from medge.data.dataset import DataSet
 from medge.data.dataset import load as load_data
 from medge.errors import DataError, RecipeError
+from medge.gate import worst
 from medge.recipe import AbsoluteLimits, FinetuneSection
 from medge.records import sha256_of_file, write_json
 from medge.workspace import Inputs
@@ -135,7 +136,7 @@ def _values(
     checks = _checks(found, section.limits)
     best = max(history, key=lambda e: e.scores.rank, default=None)
     return {
-        "verdict": "pass" if all(check["verdict"] == "pass" for check in checks) else "fail",
+        "verdict": worst([check["verdict"] for check in checks]) if checks else None,
         "limits": checks,
         "validation": {"auc": found.auc, "accuracy": found.accuracy, "log_loss": found.loss},
         "model": model.spec.timm_name,
