@@ -28,6 +28,9 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+_REQUIRED = object()
+
+
 def _section(prefix: str, section: type[Section]) -> list[str]:
     rows: list[tuple[str, Any]] = []
     inner: list[str] = []
@@ -38,7 +41,7 @@ def _section(prefix: str, section: type[Section]) -> list[str]:
         if nested is not None and not str(field.annotation).startswith("dict"):
             inner += _section(f"{key}.", nested)
         else:
-            rows.append((key, field.default))
+            rows.append((key, _REQUIRED if field.is_required() else field.default))
     title = prefix.rstrip(".") or "top level"
     doc = " ".join((section.__doc__ or "").split())
     return [f"## {title}", "", doc, "", *_rows(rows), *inner]
@@ -52,6 +55,8 @@ def _rows(rows: list[tuple[str, Any]]) -> list[str]:
 
 
 def _default(value: Any) -> str:
+    if value is _REQUIRED:
+        return "required"
     if isinstance(value, dict) and value and all(isinstance(v, Section) for v in value.values()):
         return "`int8`: `ptq`, then `qat` where its gate does not pass"
     text = str(list(value)) if isinstance(value, tuple) else str(value)

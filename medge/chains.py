@@ -1,7 +1,8 @@
 """Which compressors can follow which. A chain that makes no sense is refused before any work starts.
 
 A compressor module says of itself: `QUANTISES = True` where its result is quantised, `TAKES_QUANTISED = True` where it
-can work on such a model; both are False where they are not said.
+can work on such a model; both are False where they are not said. `BEGINS_ANEW = "student"` names the option with which
+it makes another model, and not one from what the chain has made so far.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from medge import plugins
 from medge.errors import RecipeError
-from medge.recipe import Variant
+from medge.recipe import Step, Variant
 
 __all__ = ["check", "problem", "problems", "quantises"]
 
@@ -22,7 +23,7 @@ def check(variants: dict[str, Variant]) -> None:
         listed = "\n".join(f"  - {p}" for p in found)
         raise RecipeError(
             f"Chains of compressors that cannot be followed:\n{listed}",
-            fix="Quantise once, and last: ptq or qat, or ptq and then qat.",
+            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Prune and distil before it.",
         )
 
 
@@ -58,7 +59,17 @@ def _problems(variant: Variant) -> list[str]:
     if not variant.first_passing:
         return ["first_passing needs at least one chain"]
     chains = [[step.compressor for step in chain] for chain in variant.first_passing]
-    found = [f"[{', '.join(names)}]: {why}" for names in chains if (why := problem(names)) is not None]
+    reasons = [problem(names) or _lost(chain) for names, chain in zip(chains, variant.first_passing, strict=True)]
+    found = [f"[{', '.join(names)}]: {why}" for names, why in zip(chains, reasons, strict=True) if why is not None]
     if len({quantises(names) for names in chains}) > 1:
         found.append("some of its chains quantise and some do not; give them names of their own")
     return found
+
+
+def _lost(chain: Sequence[Step]) -> str | None:
+    """Why a step would throw away what those before it made; None where none does."""
+    for step in chain[1:]:
+        option = getattr(plugins.load("compressors", step.compressor), "BEGINS_ANEW", None)
+        if option is not None and step.options.get(option) is not None:
+            return f"{step.compressor} with a {option} begins a new model and has to be the first of its chain"
+    return None

@@ -92,14 +92,20 @@ def finetune(
 @app.command()
 def compress(
     int8: Annotated[bool, typer.Option("--int8", help="PTQ first, QAT where its gate does not pass.")] = False,
+    prune: Annotated[
+        float | None, typer.Option(metavar="RATIO", help="First remove this share of the channels, e.g. 0.5.")
+    ] = None,
+    distill: Annotated[
+        bool, typer.Option("--distill", help="Train towards the float model before quantising.")
+    ] = False,
     name: Run = None,
     settings: Set = None,
     json: Json = False,
 ) -> None:
-    """Make the recipe's variants (or int8 alone) and gate each on validation images."""
+    """Make the recipe's variants, or the one of the chain --prune, --distill, --int8, gated on validation images."""
     from medge import commands
 
-    changes = ["compress.variants={int8: {first_passing: [[ptq], [qat]]}}"] if int8 else []
+    changes = commands.variant_settings(int8=int8, prune=prune, distill=distill)
     _continue("compress", name, [*changes, *(settings or [])], json, commands)
 
 
@@ -185,6 +191,17 @@ def report(name: Run = None, json: Json = False) -> None:
     from medge import commands
 
     _finish(commands.report_of(name), json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Names under runs/, the reference first.")],
+    json: Json = False,
+) -> None:
+    """Compare the chosen engines of several runs, paired where their test images are the same."""
+    from medge import commands
+
+    _finish(commands.compare(runs), json)
 
 
 @data_app.command("inspect")

@@ -19,7 +19,10 @@ from medge.workspace import Stage
 if TYPE_CHECKING:
     from medge.trial import Trial
 
-__all__ = ["Outcome", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start"]
+__all__ = [
+    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start",
+    "variant_settings",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple
     return workspace.run_folder(run), recipe
 
 
+def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[str]:
+    """The setting for one variant with the chain that `medge compress --prune 0.5 --distill --int8` asks for, named
+    after what it does (`pruned-distilled-int8`); none where nothing is asked for."""
+    words = [("pruned", prune is not None), ("distilled", distill), ("int8", int8)]
+    name = "-".join(word for word, wanted in words if wanted)
+    if not name:
+        return []
+    chains: list[list[Any]] = [[], []] if int8 else [[]]
+    for chain, quantiser in zip(chains, ("ptq", "qat"), strict=False):
+        chain += [{"prune": {"ratio": prune}}] if prune is not None else []
+        chain += ["distill"] if distill else []
+        chain += [quantiser] if int8 else []
+    text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
+    return [f"compress.variants={text.strip()}"]
+
+
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
     """Runs stages, writes the report whatever the verdicts, and says what came of it."""
     from medge import report
@@ -57,17 +76,17 @@ def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
     done = pipeline.run(recipe, folder, stages=stages)
     page = report.write(folder)
     last = list(done.values())[-1]
-    verdict = str(last.values.get("verdict", "pass"))
+    verdict: str | None = last.values.get("verdict")  # None of a stage that measures and leaves the verdict to select
     bundle = pipeline.published(done)
     document = {
         "run": folder.as_posix(),
         "verdict": verdict,
-        "report": page.as_posix(),
+        **report.files(folder),
         "bundle": bundle.as_posix() if bundle else None,
         "stages": {stage.name: _summary(stage) for stage in done.values()},
         "notice": NOTICE,
     }
-    exit_code = 0 if verdict in pipeline.GOES_ON else 5
+    exit_code = 0 if verdict is None or verdict in pipeline.GOES_ON else 5
     return Outcome(document, lambda: _show_run(folder, done, verdict, page, bundle), exit_code)
 
 
@@ -98,8 +117,20 @@ def report_of(name: str | None) -> Outcome:
 
     folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
     page = report.write(folder)
-    document = {"run": folder.as_posix(), "report": page.as_posix(), "notice": NOTICE}
-    return Outcome(document, lambda: console.say(f"report  {page}"))
+    document = {"run": folder.as_posix(), **report.files(folder), "notice": NOTICE}
+    return Outcome(document, lambda: _show_report(page))
+
+
+def compare(names: Sequence[str]) -> Outcome:
+    """Chosen engines of several runs side by side, and the first against each other where the test images are the
+    same."""
+    if len(set(names)) < 2:
+        raise RecipeError("Compare two different runs or more.", fix="medge compare RUN RUN...")
+    folders = [workspace.existing_run(_checked(name)) for name in names]
+    from medge import compare as comparing
+
+    document = comparing.compare(folders)
+    return Outcome({**document, "notice": NOTICE}, lambda: comparing.show(document))
 
 
 def inspect(path: Path, settings: Sequence[str]) -> Outcome:
@@ -175,7 +206,14 @@ def _show_trial(name: str, found: Trial) -> None:
     console.say(f"[dim]{NOTICE}[/dim]")
 
 
-def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path, bundle: Path | None) -> None:
+def _show_report(page: Path) -> None:
+    from medge import report
+
+    console.stderr.print(f"report  {page}", soft_wrap=True)
+    console.stderr.print(f"beside  {', '.join(n for n in report.FILES.values() if n != page.name)}", soft_wrap=True)
+
+
+def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -194,9 +232,10 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str, page: Path,
     sentence = done["select"].values.get("sentence") if "select" in done else None
     if sentence:
         console.say(f"[bold]{sentence}[/bold]")
-    colour = "green" if verdict in pipeline.GOES_ON else "red"
-    console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
-    console.stderr.print(f"report  {page}", soft_wrap=True)
+    if verdict is not None:
+        colour = "green" if verdict in pipeline.GOES_ON else "red"
+        console.say(f"verdict [bold {colour}]{verdict}[/bold {colour}]")
+    _show_report(page)
     if bundle:
         console.stderr.print(f"bundle  {bundle}", soft_wrap=True)
         console.stderr.print(f"try     python3 {bundle}/medge-runtime.pyz selftest", soft_wrap=True)

@@ -54,6 +54,9 @@ class Classifier(nn.Module):
 
     Cast, layout and normalisation are inside. The head runs in float32 even under autocast: bfloat16 logits have three
     significant digits, and ties among them cost AUC.
+
+    `kept`: of a pruned model, the indices int64 [D] of the fine-tuned model's features that its own are; None where
+    none were pruned, empty where they are not comparable (another network).
     """
 
     def __init__(self, spec: ModelSpec, backbone: nn.Module, dimensions: int) -> None:
@@ -65,6 +68,8 @@ class Classifier(nn.Module):
         if spec.head == "batchnorm":
             layers.insert(0, nn.BatchNorm1d(dimensions))
         self.head = nn.Sequential(*layers)
+        self.kept: Tensor | None
+        self.register_buffer("kept", None, persistent=False)
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)

@@ -1,8 +1,8 @@
 """Fitting the refusal of unlike images: pure functions over an engine's own pooled features.
 
 Fitted on training images, the threshold on validation images; scored by medge.runtime.ood, on the host as on the
-device. Chosen by measurement (docs/decisions/0007): of the full, low-rank and relative Mahalanobis distances and k nearest
-neighbours, the low-rank Mahalanobis distance refused most of what should be, with the smallest table.
+device. Chosen by measurement (docs/decisions/0007): of the full, low-rank and relative Mahalanobis distances and k
+nearest neighbours, the low-rank Mahalanobis distance refused most of what should be, with the smallest table.
 """
 
 from __future__ import annotations

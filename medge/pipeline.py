@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from medge import workspace
+from medge.errors import GateFailed
 from medge.recipe import Recipe, dump
 from medge.records import write_text
 from medge.workspace import Stage
@@ -39,6 +40,7 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
         write_text(folder / "recipe.yaml", dump(recipe))
         for name in stages:
             inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
+            _refuse_unfit(inputs)
             section = recipe.section(name)
             done[name] = workspace.step(
                 folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
@@ -47,6 +49,17 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
                 break
         published(done)
     return done
+
+
+def _refuse_unfit(inputs: Mapping[str, Stage]) -> None:
+    """Raises GateFailed where a stage that would be built on has found the model wanting."""
+    for name, stage in inputs.items():
+        verdict = stage.values.get("verdict", "pass")
+        if verdict not in GOES_ON:
+            raise GateFailed(
+                f"The verdict of {name} is {verdict}: nothing is built on it.",
+                fix=f"See the report; change what it names and repeat medge {name}.",
+            )
 
 
 def published(done: Mapping[str, Stage]) -> Path | None:

@@ -191,6 +191,8 @@ def _sentence_for_none(judged: Sequence[Candidate]) -> str:
 
 def _described(candidate: Candidate) -> str:
     numbers = f"{candidate.p50_ms:.3g} ms, {candidate.size_mb:.3g} MB, AUC lower bound {candidate.auc_lower:.3f}"
+    if candidate.verdict == "inconclusive":
+        numbers += ", inconclusive on validation"
     return f"{candidate.name} ({numbers})"
 
 

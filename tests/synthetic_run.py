@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from medge import engines, interleave, predictions
 from medge.data import dataset
@@ -189,6 +190,38 @@ def _validate(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, 
     about = {"schema": 1, "synthetic": data.synthetic, "labels": list(data.labels)}
     write_json(work / "trials.json", {**about, "protocol": section.model_dump(mode="json"), "engines": trials})
     return {"engines": {name: {split: t["verdict"] for split, t in both.items()} for name, both in trials.items()}}
+
+
+def write_stress(folder: Path, *, flipped: list[str], engine: str = "int8/openvino-int8") -> None:
+    """What a stress stage leaves: three kinds of corruption, refusals of two engines, pictures of the first flips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for k, kind in enumerate(("gaussian_noise", "defocus_blur", "jpeg_compression")):
+        for severity in range(1, 6):
+            auc = 0.97 - 0.02 * (k + 1) * severity - (0.2 if (k, severity) == (1, 5) else 0)
+            rows.append({"kind": kind, "severity": severity, "auc_float": auc + 0.004, "auc_engine": auc,
+                         "difference": -0.004, "lower": -0.011, "flips": 0.01 * severity})  # fmt: skip
+    asked = {"images": 400, "refused": 8, "rate": 0.02, "lower": 0.01, "upper": 0.039}
+    sets = {
+        "skin": {"images": 200, "refused": 200, "rate": 1.0, "lower": 0.981, "upper": 1.0},
+        "adult_x-rays": {"images": 150, "refused": 12, "rate": 0.08, "lower": 0.046, "upper": 0.135},
+    }
+    of_engine = {"threshold": 31.5, "validation": {"images": 240, "refused": 5}, "test": asked, "sets": sets}
+    pictures = []
+    for k, sha256 in enumerate(flipped):
+        for what in ("cam", "difference"):
+            Image.fromarray(np.full((64, 64, 3), 40 * k + 60, np.uint8)).save(folder / f"{what}-{k}.png")
+        pictures.append({"sha256": sha256, "kind": "new miss", "grad_cam": f"cam-{k}.png",
+                         "difference": f"difference-{k}.png"})  # fmt: skip
+    document = {
+        "schema": 1,
+        "engine": engine,
+        "reference": "float",
+        "corruptions": {"images": 480, "rows": rows},
+        "ood": {"method": "mahalanobis", "false_refusal_rate": 0.02, "engines": {engine: of_engine}},
+        "saliency": pictures,
+    }
+    write_json(folder / "stress.json", document)
 
 
 def _profile(section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:

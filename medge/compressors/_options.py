@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import fnmatch
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["check_choice", "check_flag", "check_names", "check_number"]
+from medge.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["check_choice", "check_flag", "check_names", "check_number", "layers_named", "part"]
+
+T = TypeVar("T")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -35,3 +45,27 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     ):
         raise ValueError(f"{name} is a list of names (found {value!r})")
     return tuple(value)
+
+
+def part(options: Any, kind: type[T]) -> T:
+    """The dataclass `kind` with the values that the fields of `options` of the same names have."""
+    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return kind(**{field.name: getattr(options, field.name) for field in fields})
+
+
+def layers_named(model: nn.Module, patterns: Collection[str]) -> list[str]:
+    """Names of the modules that the patterns of the option `ignored` match (* and ? as in file names), each once.
+
+    Raises RecipeError, with the nearest names, where a pattern matches none.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    found: list[str] = []
+    for pattern in patterns:
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
+            close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
+            raise RecipeError(
+                f"ignored: the model has no layer '{pattern}'.", fix=f"Did you mean {' or '.join(map(repr, close))}?"
+            )
+        found += matching
+    return list(dict.fromkeys(found))

@@ -6,16 +6,13 @@ float: int8 logits are so coarse that their ties alone cost AUC.
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medge import console
-from medge.compressors._options import check_choice, check_flag, check_names, check_number
-from medge.errors import RecipeError
+from medge.compressors._options import check_choice, check_flag, check_names, check_number, layers_named
 from medge.fake_quantize import imported_nncf
 from medge.quiet import quiet
 
@@ -127,15 +124,5 @@ def _make_signed(model: nn.Module) -> None:
 
 def _float_patterns(model: nn.Module, ignored: tuple[str, ...]) -> list[str]:
     """Regular expressions over NNCF's node names (`backbone/blocks/0/conv/conv2d/0`) of all that stays in float."""
-    names = [name for name, _ in model.named_modules() if name]
-    found = []
-    for pattern in ignored:
-        matching = fnmatch.filter(names, pattern)
-        if not matching:
-            close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
-            raise RecipeError(
-                f"ignored: the model has no layer '{pattern}'.", fix=f"Did you mean {' or '.join(map(repr, close))}?"
-            )
-        found += matching
     # Everything outside the backbone: the normalisation of the input, and the head.
-    return ["(?!backbone/).*", *(f"{re.escape(name.replace('.', '/'))}/.*" for name in dict.fromkeys(found))]
+    return ["(?!backbone/).*", *(f"{re.escape(name.replace('.', '/'))}/.*" for name in layers_named(model, ignored))]

@@ -1,21 +1,40 @@
-"""The report: one self-contained page about a run, from whatever stages are finished."""
+"""The report: a page, the same as numbers, a model card, a change control plan, from whatever stages are finished."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["verdict_table", "write"]
+__all__ = ["FILES", "files", "verdict_table", "write"]
+
+# key in the JSON of commands -> file in the run's folder
+FILES = {
+    "report": "report.html",
+    "report_json": "report.json",
+    "model_card": "model-card.md",
+    "change_control": "change-control.md",
+}
+
+
+def files(run: Path) -> dict[str, str]:
+    """Where the four files of a run's report lie, by their key in the JSON of commands."""
+    return {key: (run / name).as_posix() for key, name in FILES.items()}
 
 
 def write(run: Path) -> Path:
-    """Writes `report.html` into the run's folder and returns its path. Raises IntegrityError, DataError where a
-    finished stage's files are not whole."""
-    from medge.records import write_text
+    """Writes the four files into the run's folder and returns the page's path. Raises IntegrityError, DataError where
+    a finished stage's files are not whole or not those of its record."""
+    from medge.records import write_json, write_text
+    from medge.report.document import document
     from medge.report.gather import gather
+    from medge.report.markdown import change_control, model_card
     from medge.report.page import render
 
-    path = run / "report.html"
-    write_text(path, render(gather(run)))
+    found = gather(run)
+    write_json(run / FILES["report_json"], document(found))
+    write_text(run / FILES["model_card"], model_card(found))
+    write_text(run / FILES["change_control"], change_control(found))
+    path = run / FILES["report"]
+    write_text(path, render(found))
     return path
 
 

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from medge.predictions import Predictions
 from medge.report import plots
+from medge.report.costs import candidates
 from medge.report.gather import Found
 from medge.report.plots import Curve, Dot, Interval, Reliability
-from medge.report.tables import candidates
+from medge.report.tables import deciding
 from medge.statistics.calibration import confidence, equal_mass_bins
 from medge.statistics.scores import one_vs_rest, softmax
 
@@ -24,12 +25,12 @@ _GRID = np.linspace(0, 1, 401)
 def roc(found: Found) -> str:
     """The float model, the engine in focus and, thinly, the others; of more than two classes the mean over classes."""
     focus = found.focus
-    curves = [_curve("float model", found.table("float", "test"), "float", _point(found, focus, "float"))]
+    curves = [_curve("float model", found.images("float", "test"), "float", _point(found, focus, "float"))]
     for name in found.judged:
         role = "chosen" if name == focus else "other"
         point = _point(found, name, "engine") if role == "chosen" else None
         thin = "other engines" if not any(c.role == "other" for c in curves) else "_in the legend once"
-        curves.append(_curve(name if role == "chosen" else thin, found.table(name, "test"), role, point))
+        curves.append(_curve(name if role == "chosen" else thin, found.images(name, "test"), role, point))
     return plots.roc(curves)
 
 
@@ -40,7 +41,8 @@ def auc_differences(found: Found) -> str:
         check = next(c for c in of["test"]["checks"] if c["quantity"] == "auc")
         margin = check["margin"]
         chosen = name == found.choice.get("chosen")
-        intervals.append(Interval(name, check["difference"], check["lower"], check["upper"], chosen))
+        upper = check["upper"] if check.get("decided_upper") is None else check["decided_upper"]
+        intervals.append(Interval(name, check["difference"], deciding(check), upper, chosen))
     return plots.differences(intervals, margin=margin, quantity="AUC")
 
 
@@ -70,8 +72,8 @@ def reliability(found: Found) -> str:
     trial = found.judged[str(focus)]["test"]
     return plots.reliability(
         [
-            _reliability("float model", found.table("float", "test"), trial["temperature_float"], "float"),
-            _reliability(str(focus), found.table(str(focus), "test"), trial["temperature"], "chosen"),
+            _reliability("float model", found.images("float", "test"), trial["temperature_float"], "float"),
+            _reliability(str(focus), found.images(str(focus), "test"), trial["temperature"], "chosen"),
         ]
     )
 

@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from medge import engines, predictions
 from medge.data import dataset
 from medge.data.dataset import DataSet
+from medge.errors import IntegrityError
 from medge.predictions import Predictions
-from medge.records import Engine, read_json
+from medge.records import Engine, read_json, sha256_of_file
 from medge.workspace import STAGES, Stage, completed
 
-__all__ = ["Found", "gather"]
+__all__ = ["Found", "checked", "gather"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is one reading of a run, so that what is computed of it can be kept
 class Found:
     """Finished stages' records by name, and what they wrote; a stage that is not finished has left nothing here."""
 
@@ -34,6 +36,7 @@ class Found:
     trials: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
+    stress: dict[str, Any] = field(default_factory=dict)
     stale: tuple[str, ...] = ()  # finished stages that were made from others than are there now: not shown
 
     @property
@@ -55,8 +58,23 @@ class Found:
 
     def table(self, name: str, split: str) -> Predictions:
         """The predictions of an engine, or of `float`, on a split. Raises DataError."""
-        path = self.folders["validate"] / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
-        return predictions.read(path)
+        path = f"predictions/{name.replace('/', '__')}-{split}.csv"
+        return predictions.read(checked(self.folders["validate"], path, self.records["validate"]))
+
+    def images(self, name: str, split: str) -> Predictions:
+        """The same with each image once, as the trial counts: pixel-identical copies are left out."""
+        table = self.table(name, split)
+        _, first = np.unique(np.asarray(table.sha256), return_index=True)
+        if len(first) == len(table):
+            return table
+        rows = np.sort(first).tolist()
+        return Predictions(
+            sha256=tuple(table.sha256[k] for k in rows),
+            group=tuple(table.group[k] for k in rows),
+            labels=table.labels[rows],
+            logits=table.logits[rows],
+            subgroups={key: tuple(column[k] for k in rows) for key, column in table.subgroups.items()},
+        )
 
 
 def gather(run: Path) -> Found:
@@ -69,8 +87,9 @@ def gather(run: Path) -> Found:
     records = {name: read_json(folder / "record.json") for name, folder in folders.items()}
 
     def document(stage: str, name: str) -> Any:
-        path = folders[stage] / name if stage in folders else None
-        return read_json(path) if path is not None and path.is_file() else {}
+        if stage not in folders or not (folders[stage] / name).is_file():
+            return {}
+        return read_json(checked(folders[stage], name, records[stage]))
 
     return Found(
         run=run,
@@ -87,8 +106,22 @@ def gather(run: Path) -> Found:
         trials=document("validate", "trials.json"),
         latency=document("profile", "latency.json"),
         choice=document("select", "choice.json"),
+        stress=document("stress", "stress.json"),
         stale=stale,
     )
+
+
+def checked(folder: Path, name: str, record: dict[str, Any]) -> Path:
+    """The path of a file that a stage wrote. Raises IntegrityError where it is not the one in the stage's record: a
+    report is not made of numbers that nobody recorded."""
+    path = folder / name
+    recorded = next((item["sha256"] for item in record["outputs"] if item["path"] == name), None)
+    if recorded is None or not path.is_file() or sha256_of_file(path) != recorded:
+        raise IntegrityError(
+            f"{path} is not the file in the {record['stage']} stage's record.",
+            fix=f"Make it again: medge {record['stage']} --run {folder.parent.name}.",
+        )
+    return path
 
 
 def _fresh(run: Path) -> tuple[dict[str, Stage], tuple[str, ...]]:

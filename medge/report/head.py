@@ -7,7 +7,10 @@ from typing import Any
 from medge import protocol_log
 from medge.gate import worst
 from medge.report import tables
+from medge.report.fails import where_it_fails
 from medge.report.gather import Found
+from medge.report.several import spent
+from medge.report.transfer import sentences
 from medge.report.words import count, interval, milliseconds, percent, ratio, share, signed, verdict_words
 from medge.workspace import STAGES
 
@@ -35,6 +38,9 @@ def head(found: Found) -> dict[str, Any]:
         "tiles": _tiles(found, name) if name else [],
         "undecided": tables.undecided(found, name) if name else [],
         "point": None if point is None else _point(found, point),
+        "transfer": sentences(found, name) if name else [],
+        "fails": where_it_fails(found, name) if name else [],
+        "spent": spent(found) if found.judged else "",
         "bundle": found.records.get("package", {}).get("values", {}).get("bundle"),
     }
 
@@ -79,7 +85,7 @@ def _tiles(found: Found, name: str) -> list[dict[str, Any]]:
                 "interval": interval(metrics[key]),
                 "lines": [
                     f"float model {share(float_metrics[key]['value'])}",
-                    f"difference {signed(used['difference'], 4)}, at least {signed(used['lower'], 4)}",
+                    f"difference {signed(used['difference'], 4)}, at least {signed(tables.deciding(used), 4)}",
                     f"margin {signed(used['margin'])}",
                 ],
                 "verdict": verdict_words(worst([check["verdict"] for check in made])),

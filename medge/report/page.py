@@ -12,11 +12,13 @@ from markupsafe import Markup
 
 import medge
 from medge.records import NOTICE
-from medge.report import figures, pictures, tables
+from medge.report import benefit, costs, figures, pictures, stress, tables
 from medge.report.gather import Found
 from medge.report.head import caveats, head
+from medge.report.several import corrected
 from medge.report.subgroups import subgroups
-from medge.report.words import count, percent, ratio
+from medge.report.ties import ties
+from medge.report.words import count, percent, ratio, verdict_words
 
 __all__ = ["render"]
 
@@ -43,6 +45,7 @@ def render(found: Found) -> str:
         latency=_latency(found),
         select=_select(found),
         flips=_flips(found),
+        stress=_stress(found),
         data=_data(found),
         training=_training(found),
         variants=tables.variants(found),
@@ -73,6 +76,9 @@ def _validate(found: Found) -> dict[str, Any] | None:
         "roc": _svg(figures.roc(found)),
         "differences": _svg(figures.auc_differences(found)),
         "reliability": _svg(figures.reliability(found)),
+        "benefit": _benefit(found, found.focus),
+        "ties": _ties(found),
+        "corrected": _corrected(found),
         "confusion": [
             {"title": title, "matrix": trial["confusion"][key], "largest": max(map(max, trial["confusion"][key]))}
             for title, key in (("float model", "float"), (found.focus, "engine"))
@@ -90,13 +96,52 @@ def _validate(found: Found) -> dict[str, Any] | None:
     }
 
 
+def _benefit(found: Found, name: str) -> Markup | None:
+    curves = benefit.benefit(found, name)
+    return None if curves is None else Markup(benefit.drawn(curves))
+
+
+def _ties(found: Found) -> list[dict[str, str]]:
+    return [
+        {
+            "name": "float model" if name == "float" else name,
+            "role": "chosen" if name == found.choice.get("chosen") else "other",
+            "distinct": f"{one.distinct:,} of {one.images:,}",
+            "tied": f"{one.tied_images:,}",
+            "pairs": percent(one.tied_pairs, 3),
+            "bound": f"± {one.auc_bound:.5f}",
+        }
+        for name, one in ties(found).items()
+    ]
+
+
+def _corrected(found: Found) -> dict[str, Any]:
+    made = corrected(found)
+    rows = [
+        {"name": name, **{key: verdict_words(one[key]) for key in ("alone", "bonferroni", "holm")}}
+        for name, one in made["engines"].items()
+    ]
+    return {
+        "tests": made["tests"],
+        "alpha": f"{made['alpha']:g}",
+        "rows": rows,
+        "each": f"{made['bonferroni_alpha']:.3g}",
+    }
+
+
+def _stress(found: Found) -> dict[str, Any] | None:
+    if not found.stress:
+        return None
+    return {"corruptions": stress.corruptions(found), "ood": stress.ood(found)}
+
+
 def _latency(found: Found) -> dict[str, Any] | None:
     if not found.latency:
         return None
     document = found.latency
     control = document["aa_control"]
     return {
-        "rows": tables.latencies(found),
+        "rows": costs.latencies(found),
         "reference": document["reference"],
         "blocks": document["blocks"],
         "queries": document["queries_per_block"],
@@ -129,7 +174,7 @@ def _select(found: Found) -> dict[str, Any] | None:
     words["sensitivity"] = "sensitivity ≥ {:g}"
     limits = [words[name].format(value) for name, value in found.choice["limits"].items() if value is not None]
     return {
-        "rows": tables.candidates(found),
+        "rows": costs.candidates(found),
         "dropped": any(not row["kept"] for row in found.choice["candidates"]),
         "plane": _svg(figures.latency_plane(found)),
         "prefer": found.choice["prefer"],
@@ -146,6 +191,7 @@ def _flips(found: Found) -> dict[str, Any] | None:
     return {
         "engine": found.focus,
         "rows": pictures.flips(found, found.focus, "test"),
+        "saliency": {item["sha256"]: item for item in stress.saliency(found)},
         "count": ledger["count"],
         "rate": percent(ledger["rate"], 2),
         "counts": [count(n, _singular(kind), kind.replace("_", " ")) for kind, n in kinds.items()],

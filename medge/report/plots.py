@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from medge.report.drawing import (
+    BAD,
+    CHOSEN,
+    INK,
+    LINE,
+    MARK,
+    MARKERS,
+    MUTED,
+    POINT,
+    RULE,
+    new_figure,
+    put_legend,
+    put_title,
+    svg,
+)
 
 __all__ = [
     "Curve",
@@ -25,10 +39,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Panel = tuple[str, Sequence[tuple[str, Sequence[float]]]]  # title, and (label, one value per epoch)
-
-INK, MUTED, RULE = "#1b2530", "#5c6975", "#d5dbe1"
-CHOSEN, FLOAT, BAD = "#0a5f8a", "#5c6975", "#a3341f"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
@@ -81,28 +91,28 @@ class Reliability:
 
 def roc(curves: Sequence[Curve]) -> str:
     """Two panels: the whole square, and the corner in which good models differ."""
-    figure, (whole, corner) = _figure(7.4, 3.5, columns=2)
+    figure, (whole, corner) = new_figure(7.4, 3.5, columns=2)
     reach = _corner_reach(curves)
     for axes in (whole, corner):
         for curve in sorted(curves, key=lambda c: ("other", "float", "chosen").index(c.role)):
-            axes.plot(curve.fpr, curve.tpr, label=curve.label, drawstyle="default", **_LINE[curve.role])
+            axes.plot(curve.fpr, curve.tpr, label=curve.label, drawstyle="default", **LINE[curve.role])
             if curve.point is not None:
-                axes.plot(*curve.point, linestyle="none", clip_on=False, zorder=5, **_POINT[curve.role])
+                axes.plot(*curve.point, linestyle="none", clip_on=False, zorder=5, **POINT[curve.role])
         axes.set_xlabel("1 − specificity")
         axes.set_ylabel("sensitivity")
     whole.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=0)
     whole.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     corner.set(xlim=(0, reach), ylim=(1 - reach, 1), aspect="equal")
-    _title(whole, "all of it")
-    _title(corner, "the corner, enlarged")
+    put_title(whole, "all of it")
+    put_title(corner, "the corner, enlarged")
     corner.locator_params(nbins=5)
-    _legend(whole, loc="lower right")
-    return _svg(figure, "ROC curves of the float model and the engines")
+    put_legend(whole, loc="lower right")
+    return svg(figure, "ROC curves of the float model and the engines")
 
 
 def differences(intervals: Sequence[Interval], *, margin: float, quantity: str) -> str:
     """One row an engine: the difference to the float model, its bounds, and the margin it must not cross."""
-    figure, axes = _figure(7.4, 0.9 + 0.3 * len(intervals))
+    figure, axes = new_figure(7.4, 0.9 + 0.3 * len(intervals))
     for row, item in enumerate(reversed(intervals)):
         colour = CHOSEN if item.chosen else INK
         low = item.value if item.lower is None else item.lower
@@ -125,14 +135,14 @@ def differences(intervals: Sequence[Interval], *, margin: float, quantity: str) 
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{quantity}, engine minus float")
-    return _svg(figure, f"Difference in {quantity} of every engine to the float model")
+    return svg(figure, f"Difference in {quantity} of every engine to the float model")
 
 
 def latency_against_auc(dots: Sequence[Dot], *, limit_ms: float | None) -> str:
     """Candidates by median latency and AUC on validation, numbered as in the table; the stepped line is the front of
     this plane, a ring marks those on the front that counts size too."""
-    figure, axes = _figure(7.4, 3.7)
-    markers = {backend: _MARKERS[k % len(_MARKERS)] for k, backend in enumerate(sorted({d.backend for d in dots}))}
+    figure, axes = new_figure(7.4, 3.7)
+    markers = {backend: MARKERS[k % len(MARKERS)] for k, backend in enumerate(sorted({d.backend for d in dots}))}
     widest = max([d.p50_ms for d in dots] + [limit_ms or 0]) * 1.1
     kept = sorted((d for d in dots if d.kept), key=lambda d: (d.p50_ms, -d.auc))
     if kept:
@@ -165,58 +175,41 @@ def latency_against_auc(dots: Sequence[Dot], *, limit_ms: float | None) -> str:
     axes.set_xlabel("median latency of one image, ms")
     axes.set_ylabel("AUC on validation, and its lower bound")
     figure.legend(loc="outside upper left", ncols=4, fontsize=8.5, frameon=False, labelcolor=INK, columnspacing=1.6)
-    return _svg(figure, "Latency against AUC of every candidate, with the Pareto front")
+    return svg(figure, "Latency against AUC of every candidate, with the Pareto front")
 
 
 def reliability(series: Sequence[Reliability]) -> str:
     """Share that was positive against what was believed, by bins of equal size; the diagonal is honest."""
-    figure, axes = _figure(3.9, 3.7)
+    figure, axes = new_figure(3.9, 3.7)
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=0)
     for one in series:
-        axes.plot(one.believed, one.happened, label=one.label, clip_on=False, **(_LINE[one.role] | _MARK[one.role]))
+        axes.plot(one.believed, one.happened, label=one.label, clip_on=False, **(LINE[one.role] | MARK[one.role]))
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set_xlabel("probability given")
     axes.set_ylabel("share that was positive")
-    _legend(axes, loc="lower right")
-    return _svg(figure, "Reliability of the probabilities")
+    put_legend(axes, loc="lower right")
+    return svg(figure, "Reliability of the probabilities")
 
 
 def history(panels: Sequence[Panel], *, phases: Sequence[str], best: int | None) -> str:
     """A panel each for (title, series); phases: the phase of each epoch; best: the place of the epoch that was kept."""
     epochs = np.arange(1, len(phases) + 1)
     begins = [k for k, phase in enumerate(phases) if k == 0 or phase != phases[k - 1]]
-    figure, axes = _figure(7.4, 2.6, columns=len(panels))
+    figure, axes = new_figure(7.4, 2.6, columns=len(panels))
     for panel, (title, series) in zip(np.atleast_1d(axes), panels, strict=True):
         for k, (label, values) in enumerate(series):
-            look = {"color": (INK, CHOSEN)[k % 2], "linestyle": "-" if k == 0 else (0, (4, 2)), "marker": _MARKERS[k]}
+            look = {"color": (INK, CHOSEN)[k % 2], "linestyle": "-" if k == 0 else (0, (4, 2)), "marker": MARKERS[k]}
             panel.plot(epochs, values, label=label, markersize=3.5, linewidth=1.3, **look)
         for begin in begins[1:]:
             panel.axvline(begin + 0.5, color=MUTED, linewidth=0.8, linestyle=":")
         if best is not None:
             panel.axvline(best + 1, color=CHOSEN, linewidth=4, alpha=0.15, zorder=0)
-        _title(panel, title)
+        put_title(panel, title)
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
         if len(series) > 1:
-            _legend(panel, loc="best")
-    return _svg(figure, "Training history")
-
-
-_LINE: dict[str, dict[str, Any]] = {
-    "float": {"color": FLOAT, "linestyle": (0, (5, 2)), "linewidth": 1.5},
-    "chosen": {"color": CHOSEN, "linestyle": "-", "linewidth": 1.8},
-    "other": {"color": "#b4bdc6", "linestyle": "-", "linewidth": 0.9},
-}
-_POINT: dict[str, dict[str, Any]] = {
-    "float": {"marker": "s", "markersize": 6.5, "markerfacecolor": "white", "markeredgecolor": FLOAT, "color": FLOAT},
-    "chosen": {"marker": "o", "markersize": 7, "markerfacecolor": CHOSEN, "markeredgecolor": "white", "color": CHOSEN},
-    "other": {"marker": ".", "markersize": 0, "color": "#b4bdc6"},
-}
-_MARK: dict[str, dict[str, Any]] = {
-    "float": {"marker": "s", "markersize": 4.5, "markerfacecolor": "white"},
-    "chosen": {"marker": "o", "markersize": 4.5},
-    "other": {},
-}
+            put_legend(panel, loc="best")
+    return svg(figure, "Training history")
 
 
 def _corner_reach(curves: Sequence[Curve]) -> float:
@@ -241,53 +234,3 @@ def _place_labels(axes: Any, dots: Sequence[Dot]) -> None:
             fontsize=9, fontweight="bold" if dot.chosen else "normal",
             color=CHOSEN if dot.chosen else INK if dot.kept else MUTED,
         )  # fmt: skip
-
-
-def _figure(width: float, height: float, *, columns: int = 1) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns)
-    for one in np.atleast_1d(axes):
-        for side in ("top", "right"):
-            one.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            one.spines[side].set_color("#9aa5b0")
-        one.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5)
-        one.xaxis.label.set(color=MUTED, fontsize=9)
-        one.yaxis.label.set(color=MUTED, fontsize=9)
-        one.grid(color="#edf0f3", linewidth=0.7)
-        one.set_axisbelow(True)
-    return figure, axes
-
-
-def _title(axes: Any, text: str) -> None:
-    axes.set_title(text, fontsize=9, color=MUTED, loc="left")
-
-
-def _legend(axes: Any, *, loc: str) -> None:
-    axes.legend(loc=loc, fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="none", labelcolor=INK, handlelength=2.4)
-
-
-def _svg(figure: Any, title: str) -> str:
-    """The figure as an SVG element with text as text; the same figure gives the same bytes."""
-    import matplotlib
-
-    stream = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}
-    with matplotlib.rc_context(settings):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r' id="(figure|axes|patch|line2d|text|matplotlib|xtick|ytick|legend|PathCollection|LineCollection)[^"]*"',
-        "",
-        text,
-    )
-    text = re.sub(
-        r"font-family: [^;\"]*|(?<=font: )([\d.]+px) [^;\"]*", lambda m: f"{m[1]} inherit" if m[1] else "", text
-    )
-    return re.sub(
-        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{title}">', text, count=1
-    )

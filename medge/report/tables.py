@@ -10,18 +10,16 @@ from medge.report.words import (
     interval,
     milliseconds,
     percent,
-    ratio,
     share,
     signed,
     verdict_words,
 )
 
 __all__ = [
-    "candidates",
     "checks",
+    "deciding",
     "engines_on_test",
     "external",
-    "latencies",
     "quantities",
     "variants",
     "verdict_rows",
@@ -61,7 +59,7 @@ def verdict_rows(found: Found) -> list[dict[str, str]]:
                 "engine": f"→ {name}" if name == found.choice.get("chosen") else name,
                 "verdict": trial["verdict"],
                 "AUC": share(_value(metrics, "auc"), 4),
-                "change ≥": signed(checks_by_name["auc"]["lower"], 4),
+                "change ≥": signed(deciding(checks_by_name["auc"]), 4),
                 **{column: share(_value(metrics, key)) for column, key in shares.items()},
                 "F1": share(_value(metrics, "f1")),
                 "flips": percent(trial["flips"]["rate"]),
@@ -164,52 +162,6 @@ def external(found: Found, name: str) -> list[Row]:
     return rows
 
 
-def latencies(found: Found) -> list[Row]:
-    """Latency, ratios with their intervals, memory and size of every engine, the fastest first."""
-    rows = []
-    slowest = max((one["p50_ms"] for one in found.latency["engines"].values()), default=1.0)
-    for name, one in sorted(found.latency["engines"].items(), key=lambda item: item[1]["p50_ms"]):
-        own = found.latency["ratio_to_float"].get(name)
-        rows.append(
-            {
-                "name": name,
-                "role": "chosen" if name == found.choice.get("chosen") else "other",
-                "bar": round(100 * one["p50_ms"] / slowest, 1),
-                **{key: milliseconds(one[key]) for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")},
-                "queries": f"{one['queries']:,}",
-                "own": ratio(own),
-                "own_to": own["to"] if own else "",
-                "reference": ratio(found.latency["ratio_to_reference"].get(name)),
-                "first": milliseconds(one["first_inference_ms"]),
-                "cold": milliseconds(one["cold_start_ms"]),
-                "memory": DASH if one["peak_memory_mb"] is None else f"{one['peak_memory_mb']:.0f}",
-                "size": f"{one['bytes'] / 1e6:.2f}",
-            }
-        )
-    return rows
-
-
-def candidates(found: Found) -> list[Row]:
-    """Every candidate, numbered, and what spoke against it: kept ones first, by latency."""
-    ranked = sorted(found.choice["candidates"], key=lambda row: (not row["kept"], row["p50_ms"]))
-    return [
-        {
-            **row,
-            "number": number,
-            "p50": milliseconds(row["p50_ms"]),
-            "p90": milliseconds(row["p90_ms"]),
-            "size": f"{row['bytes'] / 1e6:.2f}",
-            "auc_text": share(row["auc"], 4),
-            "lower_text": share(row["auc_lower"], 4),
-            "sensitivity_text": share(row["sensitivity"]),
-            "memory": DASH if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
-            "verdict": verdict_words(row["validation"]),
-            "role": "chosen" if row["name"] == found.choice["chosen"] else "other",
-        }
-        for number, row in enumerate(ranked, start=1)
-    ]
-
-
 def variants(found: Found) -> list[Row]:
     """What was done to the model, in the words of the compress stage."""
     return [
@@ -267,7 +219,13 @@ def _bound(check: dict[str, Any]) -> str:
         return f"{100 * check['lower']:.1f} to {percent(check['upper'])}"
     if check["quantity"] == "ece":
         return f"{signed(check['lower'])} to {signed(check['upper'])}"
-    return f"≥ {signed(check['lower'], 4)}"
+    return f"≥ {signed(deciding(check), 4)}"
+
+
+def deciding(check: dict[str, Any]) -> float | None:
+    """The lower bound that decides: of two that were made the worse one."""
+    lower: float | None = check.get("decided_lower")
+    return check["lower"] if lower is None else lower
 
 
 def _needed(check: dict[str, Any], labels: list[str]) -> str:

@@ -19,9 +19,9 @@ VERDICTS = {
 
 
 def verdict_words(verdict: str) -> dict[str, str]:
-    """{symbol, word, style} of a verdict; an unknown one is shown as it is."""
+    """{verdict, symbol, word, style} of a verdict; an unknown one is shown as it is."""
     symbol, word, style = VERDICTS.get(verdict, ("·", verdict, "none"))
-    return {"symbol": symbol, "word": word, "style": style}
+    return {"verdict": verdict, "symbol": symbol, "word": word, "style": style}
 
 
 def share(value: float | None, digits: int = 3) -> str:

@@ -3,7 +3,7 @@
     <variant>/model.onnx  validation.csv (torch's outputs)  variant.json (the chain, the gate's figures, the log)
 
 A variant whose folder is there is finished; a chain that has been tried keeps its result in scratch/ until the stage
-ends. So a killed stage goes on at the chain, and within qat at the epoch, where it stopped.
+ends. So a killed stage goes on at the chain, and within a training at the epoch, where it stopped.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _variant(bench: _Bench, name: str, variant: Variant) -> CompressedVariant:
     tried: list[str] = []
     for k, chain in enumerate(variant.first_passing):
         place = bench.work / "scratch" / name / str(k)
-        attempt = _attempt(bench, name, chain, place)
+        attempt = _attempt(bench, name, chain, place, _works(bench.work / "scratch" / name, variant, k))
         tried += attempt.log
         console.say(f"{name}: {attempt.log[-1]}")
         if attempt.verdict == "pass" or k == len(variant.first_passing) - 1:
@@ -104,13 +104,21 @@ def _variant(bench: _Bench, name: str, variant: Variant) -> CompressedVariant:
     return kept
 
 
-def _attempt(bench: _Bench, name: str, chain: Sequence[Step], place: Path) -> CompressedVariant:
+def _works(place: Path, variant: Variant, k: int) -> list[Path]:
+    """Folders for the checkpoints of chain k's steps. One that begins like an earlier chain shares that one's, so that
+    what they have in common is trained once."""
+    chains, chain = variant.first_passing, variant.first_passing[k]
+    first = [next(j for j in range(k + 1) if chains[j][: n + 1] == chain[: n + 1]) for n in range(len(chain))]
+    return [place / str(j) / f"{n}-{step.compressor}" for n, (j, step) in enumerate(zip(first, chain, strict=True))]
+
+
+def _attempt(bench: _Bench, name: str, chain: Sequence[Step], place: Path, works: Sequence[Path]) -> CompressedVariant:
     """One chain, applied and judged; what it led to stays in `place`/done."""
     done = place / "done"
     if (done / "variant.json").is_file():
         return load(done)
     log: list[str] = []
-    compressed = _apply(bench, chain, place, log)
+    compressed = _apply(bench, chain, works, log)
     table = _outputs(bench, compressed, name)
     reference = predictions.read(bench.work / "float" / "validation.csv")
     judged = trial.judge(reference, table, reference, table, section=bench.gate, seed=bench.seed)
@@ -124,14 +132,13 @@ def _attempt(bench: _Bench, name: str, chain: Sequence[Step], place: Path) -> Co
     return _finish(bench, aside, done, compressed, found)
 
 
-def _apply(bench: _Bench, chain: Sequence[Step], place: Path, log: list[str]) -> nn.Module:
+def _apply(bench: _Bench, chain: Sequence[Step], works: Sequence[Path], log: list[str]) -> nn.Module:
     """The model after every step of a chain; each step has a folder for its checkpoints."""
     import torch
 
     current: nn.Module = bench.teacher
-    for k, step in enumerate(chain):
+    for step, work in zip(chain, works, strict=True):
         compressor = plugins.load("compressors", step.compressor)
-        work = place / f"{k}-{step.compressor}"
         work.mkdir(parents=True, exist_ok=True)
         context = Context(bench.data, bench.listed.indices, bench.teacher, bench.seed, work, log)
         torch.manual_seed(bench.seed)

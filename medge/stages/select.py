@@ -85,6 +85,8 @@ def _document(choice: Choice, trials: Mapping[str, Any], section: SelectSection)
         accepted = test == "inconclusive" and section.accept_inconclusive
         verdict = "fail" if not chosen.kept else "accepted" if accepted else test
         sentence += _confirmation(test, accepted=accepted)
+        if verdict == "inconclusive" and chosen.verdict != "pass":
+            sentence += _instead(choice)
     return {
         "chosen": None if chosen is None else chosen.name,
         "verdict": verdict,
@@ -105,6 +107,15 @@ def _confirmation(test: str, *, accepted: bool) -> str:
         + (", which the recipe accepts." if accepted else ": more images are needed."),
     }
     return words[test]
+
+
+def _instead(choice: Choice) -> str:
+    """Which engine would have been chosen among those that pass on validation; empty where there is none."""
+    passing = [c for c in choice.candidates if c.kept and c.verdict == "pass"]
+    if not passing:
+        return ""
+    name = min(passing, key=lambda c: (c.p50_ms, c.name)).name
+    return f" The fastest that passes on validation is {name}: medge select --engine {name}."
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:

@@ -55,3 +55,24 @@ def test_the_stage_refuses_them_too() -> None:
         chains.check({"a": recipe.Variant(first_passing=((step, step),))})
     assert "compress.variants.a: [ptq, ptq]" in caught.value.message
     assert "Quantise once" in caught.value.fix
+
+
+@pytest.mark.parametrize("names", [["prune", "ptq"], ["prune", "distill", "qat"], ["distill", "prune", "ptq", "qat"]])
+def test_pruning_and_distilling_before_quantising_make_sense(names: list[str]) -> None:
+    assert chains.problem(names) is None
+
+
+@pytest.mark.parametrize("names", [["ptq", "prune"], ["qat", "prune"], ["prune", "ptq", "distill"]])
+def test_pruning_and_distilling_after_quantising_are_refused_with_the_reason(names: list[str]) -> None:
+    assert f"{names[-1]} cannot change a model that {names[-2]} has quantised; put it before" == chains.problem(names)
+
+
+def test_a_student_that_would_throw_away_what_was_made_is_refused() -> None:
+    value = {
+        "a": ["prune", {"distill": {"student": "resnet10t"}}],
+        "b": [{"distill": {"student": "resnet10t"}}, "prune"],
+    }
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse({"compress": {"variants": value}}, origin="t")
+    assert "1 mistake" in caught.value.message
+    assert "compress.variants.a: [prune, distill]: distill with a student begins a new model" in caught.value.message

@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-COMMANDS = ["run", "finetune", "compress", "compile", "validate", "profile", "select", "package", "report", "data"]
+COMMANDS = [
+    "run", "finetune", "compress", "compile", "validate", "profile", "select", "package", "report", "compare", "data",
+]  # fmt: skip
 
 
 def medge(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -88,3 +91,45 @@ def test_a_manifest_without_known_columns_says_how_to_name_them(tmp_path: Path) 
     done = medge("data", "inspect", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 2
     assert "data.columns.path=COLUMN" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "chains"),
+    [
+        ({"int8": True}, "int8", [["ptq"], ["qat"]]),
+        ({"prune": 0.5}, "pruned", [["prune"]]),
+        ({"prune": 0.5, "int8": True}, "pruned-int8", [["prune", "ptq"], ["prune", "qat"]]),
+        ({"distill": True}, "distilled", [["distill"]]),
+        (
+            {"prune": 1e-5, "distill": True, "int8": True},
+            "pruned-distilled-int8",
+            [["prune", "distill", "ptq"], ["prune", "distill", "qat"]],
+        ),
+    ],
+)
+def test_flags_of_compress_compose_a_chain(flags: dict[str, Any], name: str, chains: list[list[str]]) -> None:
+    from medge.commands import variant_settings
+    from medge.recipe import parse, with_settings
+
+    changes = variant_settings(**{"int8": False, "prune": None, "distill": False, **flags})
+    variants = parse(with_settings({}, changes), origin="t").compress.variants
+    found = {n: [[step.compressor for step in chain] for chain in v.first_passing] for n, v in variants.items()}
+    assert found == {name: chains}
+    assert all(c[0].options == {"ratio": flags["prune"]} for c in variants[name].first_passing if "prune" in flags)
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-0.5", "nan"])
+def test_a_ratio_that_is_no_share_is_exit_2(tmp_path: Path, ratio: str) -> None:
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "recipe.yaml").write_text("name: x\n")
+    done = medge("compress", f"--prune={ratio}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "ratio is" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_pruning_after_quantising_is_exit_2_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("compress: {variants: {v: [ptq, prune]}}\n")
+    done = medge("run", "bad.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "prune cannot change a model that ptq has quantised" in " ".join(done.stderr.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -164,7 +165,15 @@ def test_an_interrupted_phase_continues_and_ends_alike(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         epochs.fit(layer, adam(layer), phase(tmp_path, aucs, layer, stop=2))
     again = nn.Linear(1, 1)
-    history = epochs.fit(again, adam(again), phase(tmp_path, aucs, again))
+    continued = phase(tmp_path, aucs, again)
+    trained: list[int] = []
+
+    def train(number: int) -> tuple[float, int]:
+        trained.append(number)
+        return continued.train(number)
+
+    history = epochs.fit(again, adam(again), dataclasses.replace(continued, train=train))
+    assert trained == [2, 3]  # the two finished epochs are not trained again
     assert [e.validation_auc for e in history] == aucs
     assert again.bias.item() == 4
 

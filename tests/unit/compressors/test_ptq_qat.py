@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from medge import recovery
 from medge.compressors import Context, ptq, qat
 from medge.data import dataset
 from medge.errors import RecipeError
@@ -104,20 +105,20 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     (tmp_path / "killed").mkdir()
     whole = _context(data, teacher, tmp_path / "whole")
     expected = qat.apply(teacher, OPTIONS, whole)
-    train = qat._train
+    train = recovery._train
 
-    def killed(run: Any, options: qat.Options, context: Context, epoch: int) -> None:
+    def killed(run: Any, context: Context, epoch: int) -> None:
         if epoch == 1:
             raise KeyboardInterrupt
-        train(run, options, context, epoch)
+        train(run, context, epoch)
 
     context = _context(data, teacher, tmp_path / "killed")
     with monkeypatch.context() as patch:
-        patch.setattr(qat, "_train", killed)
+        patch.setattr(recovery, "_train", killed)
         with pytest.raises(KeyboardInterrupt):
             qat.apply(teacher, OPTIONS, context)
     trained: list[int] = []
-    monkeypatch.setattr(qat, "_train", lambda *a: (trained.append(a[3]), train(*a)))
+    monkeypatch.setattr(recovery, "_train", lambda *a: (trained.append(a[2]), train(*a)))
     found = qat.apply(teacher, OPTIONS, context)
     assert trained == [1]
     assert found.state_dict().keys() == expected.state_dict().keys()

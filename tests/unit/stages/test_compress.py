@@ -119,6 +119,17 @@ def test_the_last_chain_is_kept_where_none_passes(shifting: Shifting, inputs: An
     assert variants.load(work / "v").log[-1] == "[shift] is kept: no chain passed the gate and it is the last."
 
 
+def test_chains_that_begin_alike_share_the_folders_of_their_common_steps() -> None:
+    a, b, c = (Step(compressor="shift", options={"by": by}) for by in (1, 2, 3))
+    variant = Variant(first_passing=((a, b), (a, c), (b, c)))
+    found = [[p.as_posix() for p in compress._works(Path("x"), variant, k)] for k in range(3)]
+    assert found == [
+        ["x/0/0-shift", "x/0/1-shift"],
+        ["x/0/0-shift", "x/1/1-shift"],
+        ["x/2/0-shift", "x/2/1-shift"],
+    ]
+
+
 def test_what_is_written_is_what_was_judged(shifting: Shifting, inputs: Any, work: Path) -> None:
     compress.run(_section([0.25, 0.5]), inputs, work, 0)
     assert [v.name for v in variants.load_all(work)] == ["float", "v"]

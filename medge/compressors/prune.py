@@ -1,0 +1,151 @@
+"""Structured pruning: whole channels removed, with every layer that a channel runs through (a dependency graph).
+
+What a channel is tied to goes with it: depthwise convolutions, squeeze-and-excitation gates, all layers of a residual
+stage. The layers get smaller, so every engine gets smaller; whether it gets faster is for `profile` to say: 5 % fewer
+channels can be slower than none, where a width no longer suits the kernels. Widths are therefore rounded to multiples.
+After each step the BatchNorms gather new statistics and the model is trained towards the float model.
+
+Fang, Ma, Song, Mi and Wang 2023, DepGraph: Towards Any Structural Pruning (arXiv 2301.12900); package torch-pruning.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medge import channels, console
+from medge.compressors._options import check_choice, check_names, check_number, layers_named, part
+from medge.errors import RecipeError, ToolError
+from medge.records import read_json, write_json
+from medge.recovery import Job, Training, recover
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from medge.compressors import Context
+    from medge.model import Classifier
+
+__all__ = ["Options", "apply"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to remove, by which measure, and how to recover (the last seven: medge.recovery.Training).
+
+    ratio: share of the channels that go, in all steps together; how many weights that is, is another matter.
+    importance: of a channel, summed over all layers it runs through and relative to its layer's mean. `magnitude`
+        (squares of the weights), `taylor` (weight times gradient of the loss on the calibration images; Molchanov
+        et al. 2019), `batchnorm` (scale of the BatchNorm; Liu et al. 2017).
+    scope: `uniform` removes the ratio from every layer, `global` the least important channels wherever they are, but
+        leaves each layer a tenth.
+    round_to: widths become multiples of it (the nearest, at least one). A layer that is to keep its width, or is
+        narrower, stays as it is.
+    steps: the ratio is reached in so many steps, each with `epochs` of recovery.
+    ignored: names of torch modules that keep their width with all below them, such as `backbone.conv_stem` or
+        `backbone.blocks.0`, and so do the layers tied to them; * and ? as in file names.
+    """
+
+    ratio: float = 0.5
+    importance: str = "magnitude"
+    scope: str = "uniform"
+    round_to: int = 8
+    steps: int = 1
+    ignored: tuple[str, ...] = ()
+    epochs: int = 2
+    learning_rate: float = 5e-4
+    batch_size: int = 32
+    temperature: float = 1.0
+    distillation: float = 1.0
+    features: float = 1.0
+    images_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("ratio", self.ratio, low=0, high=1)
+        if self.ratio in (0, 1):
+            raise ValueError(f"ratio is between 0 (nothing is removed) and 1 (nothing is left) (found {self.ratio!r})")
+        check_choice("importance", self.importance, channels.IMPORTANCES)
+        check_choice("scope", self.scope, ("uniform", "global"))
+        check_number("round_to", self.round_to, kind=int, low=1)
+        check_number("steps", self.steps, kind=int, low=1, high=20)
+        object.__setattr__(self, "ignored", check_names("ignored", self.ignored))
+        check_number("batch_size", self.batch_size, kind=int, low=2)
+        part(self, Training)
+
+
+def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
+    """A copy of `model` with fewer channels, in eval mode. Continues at its step and epoch in `context.work`.
+
+    Raises RecipeError where `ignored` names nothing or nothing can be removed, ToolError for a model whose channels
+    cannot be followed.
+    """
+    import torch
+
+    from medge.model import Classifier
+
+    if not isinstance(model, Classifier):
+        raise ToolError("prune takes a classifier of medge.", fix="Put prune first in its chain.")
+    pruned = copy.deepcopy(model)
+    fixed = [pruned.get_submodule(name) for name in layers_named(pruned, options.ignored)]
+    image = torch.from_numpy(context.data.read(context.calibration[:1]))
+    graph = channels.trace(pruned, image)
+    widths = {name: _width(layer) for name, layer in pruned.named_modules()}
+    for step in range(options.steps):
+        choices = _choices(pruned, graph, fixed, widths, options, context, step)
+        channels.remove(pruned, graph, choices, image)
+        channels.refresh_batch_norms(pruned, context.data, context.calibration)
+        job = Job(
+            _name(options, step), context.work / f"step-{step}.pt", repr(options), part(options, Training),
+            batch_norms=True, first_epoch=step * options.epochs,
+        )  # fmt: skip
+        recover(pruned, job, context).requires_grad_(True)
+    context.log.append(_sentence(model, pruned, image))
+    pruned.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return pruned.eval().requires_grad_(False)
+
+
+def _choices(
+    model: Classifier, graph: Any, fixed: list[nn.Module], widths: dict[str, int], options: Options,
+    context: Context, step: int,
+) -> list[channels.Choice]:  # fmt: skip
+    """One step's channels: those that an interrupted run had chosen, else chosen now and written down."""
+    path = context.work / f"step-{step}.json"
+    if path.is_file():
+        saved = read_json(path)
+        if saved["options"] == repr(options):
+            return [(root, indices) for root, indices in saved["choices"]]
+    if options.importance == "taylor":
+        channels.gather_gradients(model, context.data, context.calibration)
+    ranked = channels.rank(model, graph, options.importance, fixed)
+    share = options.ratio * (step + 1) / options.steps
+    left = channels.widths_left(ranked, widths, share, scope=options.scope, round_to=options.round_to)
+    choices = channels.choose(ranked, left)
+    model.zero_grad(set_to_none=True)
+    if not choices and step == options.steps - 1 and {n: _width(m) for n, m in model.named_modules()} == widths:
+        raise RecipeError(
+            f"prune: no width changes at ratio {options.ratio:g}, rounded to multiples of {options.round_to}.",
+            fix="Give a larger ratio, a smaller round_to, or fewer names in ignored.",
+        )
+    write_json(path, {"options": repr(options), "choices": choices})
+    console.say(f"{_name(options, step)}: {len(choices)} of {len(ranked)} groups of layers get narrower")
+    return choices
+
+
+def _width(layer: nn.Module) -> int:
+    """Output channels of a convolution or linear layer, 0 of others."""
+    return int(getattr(layer, "out_channels", getattr(layer, "out_features", 0)))
+
+
+def _name(options: Options, step: int) -> str:
+    return f"prune step {step + 1} of {options.steps}" if options.steps > 1 else "prune"
+
+
+def _sentence(before: Classifier, after: Classifier, image: torch.Tensor) -> str:
+    """What became of the model, for the log."""
+    weights = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (before, after)]
+    products = [channels.multiply_adds(m, image) / 1e6 for m in (before, after)]
+    return (
+        f"prune: {weights[0]:.2f} million parameters became {weights[1]:.2f}, {products[0]:.1f} million multiply-adds "
+        f"{products[1]:.1f}, {before.dimensions} pooled features {after.dimensions}."
+    )

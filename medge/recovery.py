@@ -1,0 +1,279 @@
+"""Training towards the float model: what quantisation, pruning and distillation have in common.
+
+The student imitates the float model's logits and pooled features on augmented training images, and the epoch whose
+logits on validation images are nearest to the float model's is kept, the start included. AUC is not what is watched: it
+hides decisions that flip. Dropout and drop-path are off, so student and teacher compute the same function. A checkpoint
+after every epoch lets a killed training go on, and end with the weights of one that was not killed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medge import console
+from medge.compressors._options import check_number
+from medge.recipe import Augment
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from medge.compressors import Context
+
+__all__ = ["Job", "Training", "recover"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast to train.
+
+    learning_rate: the highest; it falls to 0 along half a cosine. distillation: weight of imitating the teacher's
+    logits (Kullback-Leibler divergence at `temperature`), 1 minus it that of the labels. features: weight of the
+    features' squared error, relative to their mean square. images_per_epoch: at most so many training images, others in
+    each epoch; all of them if None. Raises ValueError for what makes no sense.
+    """
+
+    epochs: int = 2
+    learning_rate: float = 5e-4
+    batch_size: int = 32
+    temperature: float = 1.0
+    distillation: float = 1.0
+    features: float = 1.0
+    images_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("epochs", self.epochs, kind=int, low=0)
+        check_number("learning_rate", self.learning_rate, low=0, high=1)
+        check_number("batch_size", self.batch_size, kind=int, low=1)
+        check_number("temperature", self.temperature, low=0.1, high=100)
+        check_number("distillation", self.distillation, low=0, high=1)
+        check_number("features", self.features, low=0)
+        if self.images_per_epoch is not None:
+            check_number("images_per_epoch", self.images_per_epoch, kind=int, low=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. name: in messages. key: what the checkpoint is of; one with another key is not continued.
+
+    batch_norms: BatchNorms normalise by the batch and gather new statistics, as channels that went or another network
+    need; else they stay as they are. first_epoch: the number of the first epoch where trainings follow each other, so
+    that each sees other images.
+    """
+
+    name: str
+    checkpoint: Path
+    key: str
+    training: Training
+    batch_norms: bool = False
+    first_epoch: int = 0
+
+
+def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
+    """`student` itself, trained, in eval mode; as it was with no epochs, or where none came nearer to the teacher.
+
+    A student whose training diverges stops there. Continues at the epoch in `job.checkpoint`.
+    """
+    from medge.model import predict
+
+    run = _Run(student, job)
+    run.resume()
+    if run.epoch < job.training.epochs and not run.diverged:
+        rows = context.data.indices("validation")
+        aim = predict(context.teacher, context.data, rows, description="float validation")
+        if not run.losses:
+            run.judge(_validation_loss(run, context, aim))
+            run.save()
+        while run.epoch < job.training.epochs and not run.diverged:
+            _train(run, context, run.epoch)
+            run.judge(_validation_loss(run, context, aim))
+            run.save()
+    if run.losses:
+        context.log.append(run.sentence)
+        student.load_state_dict(run.best)
+    return student.eval().requires_grad_(False)
+
+
+class _Run:
+    """The state of a training: what a checkpoint holds, plus the modules it is loaded into.
+
+    losses[k] is the validation loss after k epochs; `best` the state of the smallest.
+    """
+
+    def __init__(self, student: nn.Module, job: Job) -> None:
+        import torch
+
+        self.student, self.job = student.eval().requires_grad_(False), job
+        trained = [p for p in student.parameters() if p.is_floating_point()]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(trained, lr=job.training.learning_rate, weight_decay=0.0)
+        self.losses: list[float] = []
+        self.best: dict[str, Any] = {}
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that comes next."""
+        return max(len(self.losses) - 1, 0)
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.losses) and math.isinf(self.losses[-1])
+
+    @property
+    def sentence(self) -> str:
+        kept = int(np.argmin(self.losses))
+        by_epoch = ", ".join(f"{loss:.3g}" for loss in self.losses)
+        untrained = " (the model before training)" if kept == 0 else ""
+        stopped = "; the training diverged, a lower learning_rate may not" if self.diverged else ""
+        return (
+            f"{self.job.name}: divergence from the float model on validation images by epoch: {by_epoch}; "
+            f"epoch {kept} is kept{untrained}{stopped}."
+        )
+
+    def resume(self) -> None:
+        """Takes over what an interrupted run left; nothing where there is none, or it had another key."""
+        import torch
+
+        if not self.job.checkpoint.is_file():
+            return
+        saved = torch.load(self.job.checkpoint, map_location="cpu", weights_only=True)
+        if saved["key"] != self.job.key:
+            return
+        self.student.load_state_dict(saved["student"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.losses, self.best = saved["losses"], saved["best"]
+        console.say(f"{self.job.name} continues after epoch {self.epoch} of {self.job.training.epochs}")
+
+    def judge(self, loss: float) -> None:
+        loss = loss if math.isfinite(loss) else math.inf
+        if not self.losses or loss < min(self.losses):
+            self.best = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
+        self.losses.append(loss)
+
+    def save(self) -> None:
+        """The checkpoint, written aside and renamed."""
+        import torch
+
+        state = {
+            "key": self.job.key,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": self.losses,
+            "best": self.best,
+        }
+        path = self.job.checkpoint
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            torch.save(state, aside)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _train(run: _Run, context: Context, epoch: int) -> None:
+    import torch
+
+    job, training = run.job, run.job.training
+    rows = context.data.indices("train")
+    limit = min(training.images_per_epoch or len(rows), len(rows))
+    rows = np.random.default_rng([context.seed, job.first_epoch + epoch]).permutation(rows)[:limit]
+    batches = math.ceil(limit / training.batch_size)
+    _set_modes(run.student, job)
+    with console.progress(f"{job.name} epoch {epoch + 1} of {training.epochs}", limit) as advance:
+        for step, (images, labels) in enumerate(_batches(rows, job, context, epoch)):
+            share = (epoch * batches + min(step, batches)) / (training.epochs * batches)
+            for group in run.optimizer.param_groups:
+                group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            if len(images) > 1 or not job.batch_norms:  # one image has no variance
+                with torch.no_grad():
+                    target = context.teacher(images)
+                loss = _loss(run.student, images, target, labels, training)
+                run.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                run.optimizer.step()
+            advance(len(images))
+
+
+def _set_modes(student: nn.Module, job: Job) -> None:
+    """Eval mode, so that dropout and drop-path are off, but for the BatchNorms where they learn."""
+    import torch
+
+    student.eval()
+    for module in student.modules():
+        if job.batch_norms and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            # The module alone: what timm's BatchNormAct2d holds (dropout, an activation) stays in eval mode.
+            module.training = True
+
+
+def _batches(rows: Any, job: Job, context: Context, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    from medge.training import augmented_batches
+
+    yield from augmented_batches(
+        context.data,
+        rows,
+        Augment(),
+        batch_size=job.training.batch_size,
+        seed=context.seed,
+        epoch=job.first_epoch + epoch,
+    )
+
+
+def _loss(
+    student: nn.Module, images: torch.Tensor, target: Any, labels: torch.Tensor, training: Training
+) -> torch.Tensor:
+    """Hinton, Vinyals and Dean 2015: the divergence at a temperature, times its square to keep the gradients' size.
+
+    Features: Romero et al. 2015 (FitNets), without a regressor, so only those that mean the same in both.
+    """
+    from torch.nn import functional
+
+    (logits, features), (aim, aimed) = student(images), target
+    t = training.temperature
+    loss = training.distillation * t * t * _divergence(logits / t, aim / t)
+    aimed = _counterparts(student, features, aimed)
+    if aimed is not None:
+        loss = loss + training.features * functional.mse_loss(features, aimed) / (aimed.square().mean() + 1e-12)
+    if training.distillation < 1:
+        loss = loss + (1 - training.distillation) * functional.cross_entropy(logits, labels)
+    total: torch.Tensor = loss
+    return total
+
+
+def _counterparts(student: nn.Module, features: torch.Tensor, teachers: torch.Tensor) -> torch.Tensor | None:
+    """The teacher's features that the student's are to be like, [N, D of the student]; None where there are none.
+
+    Those that pruning left are known by their index (`Classifier.kept`).
+    """
+    kept = getattr(student, "kept", None)
+    if kept is None:
+        return teachers if teachers.shape == features.shape else None
+    return teachers[:, kept] if len(kept) == features.shape[1] else None
+
+
+def _divergence(logits: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:
+    """Mean Kullback-Leibler divergence, in nats, of the probabilities of `logits` from those of `aim`."""
+    from torch.nn import functional
+
+    inputs, targets = logits.log_softmax(1), aim.log_softmax(1)
+    divergence: torch.Tensor = functional.kl_div(inputs, targets, reduction="batchmean", log_target=True)
+    return divergence
+
+
+def _validation_loss(run: _Run, context: Context, aim: NDArray[np.float32]) -> float:
+    """Mean divergence over the validation images from `aim`, the teacher's logits."""
+    import torch
+
+    from medge.model import predict
+
+    rows = context.data.indices("validation")
+    logits = predict(run.student, context.data, rows, description=f"{run.job.name} validation")
+    return float(_divergence(torch.from_numpy(logits).double(), torch.from_numpy(aim).double()))

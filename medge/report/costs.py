@@ -1,0 +1,58 @@
+"""What engines cost in time, memory and size, and what spoke for or against each, as rows of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medge.report.gather import Found
+from medge.report.words import DASH, milliseconds, ratio, share, verdict_words
+
+__all__ = ["candidates", "latencies"]
+
+Row = dict[str, Any]
+
+
+def latencies(found: Found) -> list[Row]:
+    """Latency, ratios with their intervals, memory and size of every engine, the fastest first."""
+    rows = []
+    slowest = max((one["p50_ms"] for one in found.latency["engines"].values()), default=1.0)
+    for name, one in sorted(found.latency["engines"].items(), key=lambda item: item[1]["p50_ms"]):
+        own = found.latency["ratio_to_float"].get(name)
+        rows.append(
+            {
+                "name": name,
+                "role": "chosen" if name == found.choice.get("chosen") else "other",
+                "bar": round(100 * one["p50_ms"] / slowest, 1),
+                **{key: milliseconds(one[key]) for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms")},
+                "queries": f"{one['queries']:,}",
+                "own": ratio(own),
+                "own_to": own["to"] if own else "",
+                "reference": ratio(found.latency["ratio_to_reference"].get(name)),
+                "first": milliseconds(one["first_inference_ms"]),
+                "cold": milliseconds(one["cold_start_ms"]),
+                "memory": DASH if one["peak_memory_mb"] is None else f"{one['peak_memory_mb']:.0f}",
+                "size": f"{one['bytes'] / 1e6:.2f}",
+            }
+        )
+    return rows
+
+
+def candidates(found: Found) -> list[Row]:
+    """Every candidate, numbered, and what spoke against it: kept ones first, by latency."""
+    ranked = sorted(found.choice["candidates"], key=lambda row: (not row["kept"], row["p50_ms"]))
+    return [
+        {
+            **row,
+            "number": number,
+            "p50": milliseconds(row["p50_ms"]),
+            "p90": milliseconds(row["p90_ms"]),
+            "size": f"{row['bytes'] / 1e6:.2f}",
+            "auc_text": share(row["auc"], 4),
+            "lower_text": share(row["auc_lower"], 4),
+            "sensitivity_text": share(row["sensitivity"]),
+            "memory": DASH if row["memory_mb"] is None else f"{row['memory_mb']:.0f}",
+            "verdict": verdict_words(row["validation"]),
+            "role": "chosen" if row["name"] == found.choice["chosen"] else "other",
+        }
+        for number, row in enumerate(ranked, start=1)
+    ]

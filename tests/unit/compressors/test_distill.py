@@ -1,0 +1,93 @@
+"""Distillation: who is trained, what it starts from, and which students are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medge import model as classifier
+from medge.compressors import Context, distill
+from medge.data import dataset
+from medge.errors import RecipeError
+from medge.model import Classifier, create, specify
+from tests.synthetic_run import write_data
+
+SIZE = 32
+CHEAP: dict[str, Any] = {"epochs": 2, "batch_size": 8, "images_per_epoch": 16}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
+    folder = tmp_path_factory.mktemp("data") / "1-data"
+    write_data(folder, images=40, size=SIZE)
+    return dataset.load(folder)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Classifier:
+    return _random("mobilenetv3_small_100", classes=2)
+
+
+def _random(name: str, *, classes: int) -> Classifier:
+    torch.manual_seed(0)
+    model = create(specify(name, classes=classes, head="batchnorm", dropout=0.2, size=SIZE))
+    return model.eval().requires_grad_(False)
+
+
+def _context(data: dataset.DataSet, teacher: Classifier, work: Path) -> Context:
+    return Context(data, data.indices("train")[:3], teacher, 0, work)
+
+
+def test_another_network_gets_the_classes_of_the_float_model(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    options = distill.Options(student="resnet10t", weights="none", **CHEAP)
+    context = _context(data, teacher, tmp_path)
+    student = distill.apply(teacher, options, context)
+    logits, features = student(torch.from_numpy(data.read(data.indices("test")[:2])))
+    assert (logits.shape, features.shape) == ((2, 2), (2, 512))
+    assert context.log[0] == "distill: the student is resnet10t, the teacher mobilenetv3_small_100."
+    assert "epoch" in context.log[1]
+
+
+def test_training_brings_a_damaged_model_nearer_to_the_float_model(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    import copy
+
+    damaged = copy.deepcopy(teacher)
+    with torch.no_grad():
+        damaged.head[-1].bias += torch.tensor([4.0, -4.0])
+    aim = torch.from_numpy(classifier.predict(teacher, data, data.indices("validation"), description=""))
+    options = distill.Options(**{**CHEAP, "learning_rate": 0.05, "epochs": 4})
+    trained = distill.apply(damaged, options, _context(data, teacher, tmp_path))
+    gaps = [
+        float((torch.from_numpy(classifier.predict(m, data, data.indices("validation"), description="")) - aim).norm())
+        for m in (damaged, trained)
+    ]
+    assert gaps[1] < gaps[0]
+
+
+def test_a_student_with_other_classes_is_refused(data: dataset.DataSet, teacher: Classifier, tmp_path: Path) -> None:
+    classifier.save(_random("mobilenetv3_small_100", classes=3), tmp_path)
+    with pytest.raises(RecipeError, match="has 3 classes, the float model 2"):
+        distill.apply(teacher, distill.Options(student=str(tmp_path)), _context(data, teacher, tmp_path))
+
+
+def test_a_student_that_timm_does_not_have_is_refused_with_the_nearest(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="no model 'resnet10x'") as caught:
+        distill.apply(teacher, distill.Options(student="resnet10x"), _context(data, teacher, tmp_path))
+    assert "resnet10t" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "options", [{"student": ""}, {"student": 3}, {"weights": "none"}, {"batch_size": 1}, {"epochs": -1}]
+)
+def test_nonsense_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        distill.Options(**options)
