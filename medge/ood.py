@@ -84,14 +84,14 @@ def threshold_of(validation: Floats, rate: float) -> Threshold:
     return Threshold(value, order, images, float(beta.ppf(0.95, images + 1 - order, order)), wanted <= images)
 
 
-def refusals(detector: Detector, features: NDArray[Any]) -> dict[str, Any]:
-    """{images, refused, rate, lower, upper}: how many of these images are refused, with Wilson's 95 % interval."""
-    refused = int((~(scores(detector, features) <= detector.threshold)).sum())
-    lower, upper = wilson(refused, len(features))
+def refusals(found: Floats, threshold: float) -> dict[str, Any]:
+    """{images, refused, rate, lower, upper}: how many of these scores are refused, with Wilson's 95 % interval."""
+    refused = int((~(found <= threshold)).sum())
+    lower, upper = wilson(refused, len(found))
     return {
-        "images": len(features),
+        "images": len(found),
         "refused": refused,
-        "rate": refused / len(features),
+        "rate": refused / len(found),
         "lower": lower,
         "upper": upper,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from medge.data.dataset import DataSet
 from medge.data.files import images_below
 from medge.engine_outputs import Runner, write_images
 from medge.errors import DataError, ImageRefused
+from medge.likeness import scores_of
 from medge.recipe import OodSection
 from medge.records import Engine
 from medge.runtime.ood import Detector
@@ -84,13 +86,24 @@ def measure(
         if len(at)
     }
     detector = ood.fit(section.method, features["train"], data.label[rows["train"]], seed=seed)
-    threshold = ood.threshold_of(ood.scores(detector, features["validation"]), section.false_refusal_rate)
+
+    def scored(name: str, images: Path, of: Sequence[int]) -> NDArray[np.float64]:
+        return scores_of(
+            detector, features[name], runner=runner, engine=(engine, folder), name=name, images=images, rows=of
+        )
+
+    raw = data.folder / "images.u8"
+    of_validation = scored("validation", raw, rows["validation"].tolist())
+    threshold = ood.threshold_of(of_validation, section.false_refusal_rate)
     detector = ood.with_threshold(detector, threshold)
+    found = {"validation": of_validation}
+    found |= {name: scored(name, raw, rows[name].tolist()) for name in ("test", EXTERNAL) if len(rows[name])}
     size = data.preprocess.height * data.preprocess.width * 3
     for name, path in sets.items():
         count = path.stat().st_size // size
         features[name] = runner.raw(engine, folder, f"set-{name}", path, range(count)).features
-    counted = {name: ood.refusals(detector, values) for name, values in features.items() if name != "train"}
+        found[name] = scored(name, path, range(count))
+    counted = {name: ood.refusals(values, detector.threshold) for name, values in found.items()}
     entry = {
         "threshold": threshold.value,
         "threshold_rule": asdict(threshold),
@@ -99,4 +112,4 @@ def measure(
         "test": counted["test"],
         "sets": {name: one for name, one in counted.items() if name not in ("validation", "test")},
     }
-    return entry, detector, ood.scores(detector, features["test"])
+    return entry, detector, found["test"]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from medge import console, corruptions
 from medge.engine_outputs import Outputs, Runner, write_images
 from medge.errors import DataError
+from medge.likeness import scores_of
 from medge.operating import decide
 from medge.recipe import CorruptionSection
 from medge.records import Engine, read_json, write_json
-from medge.runtime import ood
 from medge.runtime.ood import Detector
 from medge.statistics.delong import paired_macro_auc
 from medge.statistics.scores import one_vs_rest
@@ -66,7 +66,17 @@ def measure(
                 count = range(len(rows) * len(section.severities))
                 outputs = [runner.raw(engine, folder, kind, raw, count) for engine, folder in engines]
                 of_kind = _rows(kind, section.severities, outputs, runner.data.label[rows], cuts=cuts, alpha=alpha)
-                _add_refusals(of_kind, outputs, [detectors.get(engine.name) for engine, _ in engines], len(rows))
+                for key, pair, one in zip(("refused_float", "refused_engine"), engines, outputs, strict=True):
+                    detector = detectors.get(pair[0].name)
+                    shares = (
+                        None
+                        if detector is None
+                        else scores_of(
+                            detector, one.features, runner=runner, engine=pair, name=kind, images=raw, rows=count
+                        )
+                        > detector.threshold
+                    )
+                    _add_refusals(key, of_kind, shares, len(rows))
                 write_json(done, of_kind)
                 raw.unlink()
             found += read_json(done)
@@ -120,13 +130,7 @@ def _aucs(
     return {"auc_float": pair.a, "auc_engine": pair.b, "difference": pair.difference, "lower": pair.lower}
 
 
-def _add_refusals(
-    rows: list[dict[str, Any]], outputs: Sequence[Outputs], detectors: Sequence[Detector | None], count: int
-) -> None:
-    """The share that each engine's refusal of unlike images would not have judged; None without one."""
-    for name, one, detector in zip(("refused_float", "refused_engine"), outputs, detectors, strict=True):
-        for k, row in enumerate(rows):
-            part = one.features[k * count : (k + 1) * count]
-            row[name] = (
-                None if detector is None else float((~(ood.scores(detector, part) <= detector.threshold)).mean())
-            )
+def _add_refusals(key: str, rows: list[dict[str, Any]], refused: NDArray[np.bool_] | None, count: int) -> None:
+    """The share that an engine's refusal of unlike images would not have judged; None without one."""
+    for k, row in enumerate(rows):
+        row[key] = None if refused is None else float(refused[k * count : (k + 1) * count].mean())

@@ -142,7 +142,7 @@ def _answer(bundle: Bundle, session: Session, detector: Any, pixels: Any) -> Dic
     start = time.perf_counter_ns()
     logits, features = predict_outputs(session, [pixels])
     taken = time.perf_counter_ns() - start
-    likeness = {} if detector is None else {"ood_score": _checked_score(detector, features)}
+    likeness = {} if detector is None else {"ood_score": _checked_score(detector, features, session, pixels)}
     probability = probabilities(logits[0], temperature=bundle.operating_point.temperature).tolist()
     return {
         "probabilities": dict(zip(bundle.labels, probability)),
@@ -156,10 +156,11 @@ def _answer(bundle: Bundle, session: Session, detector: Any, pixels: Any) -> Dic
     }
 
 
-def _checked_score(detector: Any, features: Any) -> float:
+def _checked_score(detector: Any, features: Any, session: Session, pixels: Any) -> float:
     from medge.runtime import ood
+    from medge.runtime.predict import predict_outputs
 
-    score = float(ood.scores(detector, features)[0])
+    score = ood.score_of(detector, features, lambda: predict_outputs(session, [ood.recompressed(pixels)])[1])
     if ood.is_unlike(detector, score):
         raise ImageRefused(ood.reason(detector, score), fix="Judge only images of the kind it was made for.")
     return round(score, 6)

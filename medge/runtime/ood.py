@@ -1,5 +1,9 @@
 """Is an image unlike those the engine was validated on? A distance of its pooled features from training's.
 
+An image that seems unlike is looked at once more as a JPEG of model size: the features also tell how a picture was
+stored, and one that was scaled down here has none of the marks of training files that their publisher scaled and
+compressed. It is refused where both look unlike.
+
 Features are scaled to length 1 first. Two methods, each one small table of numbers and a threshold:
 
 - `mahalanobis`: the smallest distance from a class mean under one covariance shared by the classes (Lee et al., "A
@@ -13,18 +17,20 @@ Features are scaled to length 1 first. Two methods, each one small table of numb
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import numpy as np
 
 from medge.errors import IntegrityError
 
-__all__ = ["METHODS", "Detector", "is_unlike", "load", "normalised", "reason", "scores"]
+__all__ = ["METHODS", "Detector", "is_unlike", "load", "normalised", "reason", "recompressed", "score_of", "scores"]
 
 Array = Any
 METHODS = ("mahalanobis", "knn")
+QUALITY = 75  # of the second look's JPEG: Pillow's default, and the commonest
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,22 @@ def scores(detector: Detector, features: Array) -> Array:
         rest = x - mean
         squares = np.minimum(squares, (rest**2).sum(axis=1) - ((rest @ directions) ** 2).sum(axis=1))
     return np.sqrt(np.maximum(squares, 0) / detector.variance)
+
+
+def recompressed(image: Array) -> Array:
+    """uint8 [height, width, 3] after a JPEG at QUALITY: what the second look is taken at."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "JPEG", quality=QUALITY)
+    return np.asarray(Image.open(stream).convert("RGB"), dtype=np.uint8)
+
+
+def score_of(detector: Detector, features: Array, again: Callable[[], Array]) -> float:
+    """The score of one image's features [1, D]; where it would be refused, the smaller of it and that of `again()`, the
+    features of the recompressed image."""
+    score = float(scores(detector, features)[0])
+    return min(score, float(scores(detector, again())[0])) if is_unlike(detector, score) else score
 
 
 def is_unlike(detector: Detector, score: float) -> bool:

@@ -57,7 +57,7 @@ def replay(bundle: Bundle, session: Session) -> Dict[str, Any]:
         if not share <= tolerance["logits"]
     ]
     problems += _changed_decisions(bundle, logits, recorded)
-    problems += _newly_refused(bundle, features)
+    problems += _newly_refused(bundle, session, features)
     if problems:
         raise GateFailed(
             f"The selftest failed: {len(problems)} deviations from what was validated: {'; '.join(problems)}.", fix=_FIX
@@ -105,7 +105,7 @@ def _changed_decisions(bundle: Bundle, logits: Array, recorded: Array) -> List[s
     return problems
 
 
-def _newly_refused(bundle: Bundle, features: Array) -> List[str]:
+def _newly_refused(bundle: Bundle, session: Session, features: Array) -> List[str]:
     """Golden images that are refused here and by more than the engine's tolerance were not where it was validated."""
     if bundle.manifest.get("ood") is None:
         return []
@@ -113,9 +113,15 @@ def _newly_refused(bundle: Bundle, features: Array) -> List[str]:
 
     detector = ood.load(bundle.folder, bundle.manifest["ood"])
     allowed = 1 + bundle.manifest["golden_tolerance"]["logits"]
+
+    def score_of(vector: Dict[str, Any], own: Array) -> float:
+        image = golden_image(bundle.folder / vector["image"])
+        return ood.score_of(detector, own[None], lambda: predict_outputs(session, [ood.recompressed(image)])[1])
+
+    golden = bundle.manifest["golden"]
     return [
         f"{vector['image']}: refused here with a score of {score:.4g}, {vector['ood_score']:.4g} recorded"
-        for vector, score in zip(bundle.manifest["golden"], ood.scores(detector, features))
+        for vector, score in zip(golden, map(score_of, golden, features))
         if ood.is_unlike(detector, score) and not score <= vector["ood_score"] * allowed
     ]
 

@@ -33,10 +33,10 @@ def fitted(request: pytest.FixtureRequest) -> light.Detector:
 
 
 def test_like_images_pass_and_unlike_ones_are_refused(fitted: light.Detector) -> None:
-    like = ood.refusals(fitted, clouds(1000, seed=2)[0])
+    like = ood.refusals(ood.scores(fitted, clouds(1000, seed=2)[0]), fitted.threshold)
     assert like["rate"] <= 0.03
     random = np.random.default_rng(3)
-    unlike = ood.refusals(fitted, random.uniform(0, 8, (200, 40)))
+    unlike = ood.refusals(ood.scores(fitted, random.uniform(0, 8, (200, 40))), fitted.threshold)
     assert (unlike["images"], unlike["refused"]) == (200, 200)
     assert unlike["lower"] > 0.97
 
@@ -119,8 +119,8 @@ def test_equal_features_everywhere_refuse_everything_else_and_nothing_equal() ->
     detector = ood.fit("mahalanobis", np.ones((30, 4)), np.arange(30) % 2, seed=0)
     found = ood.threshold_of(ood.scores(detector, np.ones((10, 4))), 0.1)
     detector = ood.with_threshold(detector, found)
-    assert ood.refusals(detector, np.ones((5, 4)))["refused"] == 0
-    assert ood.refusals(detector, np.eye(4))["refused"] == 4
+    assert ood.refusals(ood.scores(detector, np.ones((5, 4))), detector.threshold)["refused"] == 0
+    assert ood.refusals(ood.scores(detector, np.eye(4)), detector.threshold)["refused"] == 4
 
 
 def entry(detector: light.Detector, **changes: Any) -> dict[str, Any]:
@@ -171,3 +171,30 @@ def test_blank_and_noise_images_are_what_they_are_called() -> None:
     assert noise[0].std() > 0
     assert np.array_equal(noise, ood.noise_images(8, 9, seed=0))
     assert not np.array_equal(noise, ood.noise_images(8, 9, seed=1))
+
+
+def test_an_image_is_refused_only_where_its_jpeg_looks_unlike_too() -> None:
+    from medge.runtime.ood import Detector, is_unlike, score_of
+
+    detector = Detector("knn", 0.5, np.eye(3, dtype=np.float32)[:1])
+    like, unlike = np.eye(3)[:1], np.eye(3)[1:2]
+    looked = []
+
+    def again(features: np.ndarray) -> np.ndarray:
+        looked.append(1)
+        return features
+
+    assert score_of(detector, like, lambda: again(unlike)) == 0
+    assert not looked  # a second look only where the first would refuse
+    assert not is_unlike(detector, score_of(detector, unlike, lambda: again(like)))
+    assert is_unlike(detector, score_of(detector, unlike, lambda: again(unlike)))
+    assert len(looked) == 2
+
+
+def test_the_second_look_keeps_the_size_and_changes_little() -> None:
+    from medge.runtime.ood import recompressed
+
+    image = np.random.default_rng(0).integers(100, 140, (33, 48, 3)).astype(np.uint8)
+    again = recompressed(image)
+    assert (again.shape, again.dtype) == (image.shape, np.uint8)
+    assert 0 < np.abs(again.astype(int) - image).mean() < 20
