@@ -31,6 +31,7 @@ SMALL = [
     "profile.seconds=0.5",
     "profile.warmup_seconds=0.1",
     "select.accept_inconclusive=true",
+    "stress.corruptions={images: 16, severities: [3]}",
 ]
 
 
