@@ -30,9 +30,9 @@ from medge.devices import local
 from medge.interleave import CONTROL, Interleaved
 from medge.onnx_lint import refuse
 from medge.onnx_lowering import lower
-from medge.recipe import ProfileSection
 from medge.records import Engine, Preprocess, file_record, write_json
 from medge.runtime.preprocess import prepare
+from medge.sections import ProfileSection
 from medge.statistics.latency import paired_ratio
 
 RESULT = Path(__file__).parent / "results" / "engine_latency.json"

@@ -32,7 +32,7 @@ AIM, SIZE = 1.15, 32
 CHILD = """
 import json, re, sys
 from pathlib import Path
-from medge.recipe import FinetuneSection
+from medge.sections import FinetuneSection
 from medge.stages import finetune
 from medge.workspace import Stage
 data, work = map(Path, sys.argv[1:])

@@ -31,9 +31,9 @@ from medge import model as models
 from medge import training
 from medge.data.dataset import DataSet
 from medge.devices import local
-from medge.recipe import Augment
 from medge.records import Preprocess, write_json
 from medge.runtime.preprocess import prepare
+from medge.sections import Augment
 
 RESULT = Path(__file__).parent / "results" / "finetune_throughput.json"
 AIM, SIZE, BATCH = 2.0, 224, 32

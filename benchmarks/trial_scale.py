@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results"
 def measure(count: int, candidates: int) -> dict[str, Any]:
     """Judges `candidates` noisy copies of one model; one process, so that its peak memory is its own."""
     from medge.predictions import Predictions
-    from medge.recipe import ValidateSection
+    from medge.sections import ValidateSection
     from medge.trial import judge
 
     def table(seed: int) -> Predictions:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from medge.data.dataset import DataSet
-    from medge.recipe import Augment
+    from medge.sections import Augment
 
 __all__ = ["augmented_batches", "batch_count"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from medge import plugins
 from medge.errors import RecipeError
-from medge.recipe import Step, Variant
+from medge.sections import Step, Variant
 
 __all__ = ["check", "problem", "problems", "quantises"]
 

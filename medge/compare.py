@@ -10,10 +10,10 @@ from typing import Any
 from medge import console
 from medge.errors import DataError
 from medge.predictions import Predictions
-from medge.recipe import ValidateSection
 from medge.records import to_json
 from medge.report.gather import Found, gather
 from medge.report.words import DASH, interval, milliseconds, percent, share, signed
+from medge.sections import ValidateSection
 from medge.trial import judge, summary
 
 __all__ = ["compare", "show"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from medge.data.dataset import DataSet
     from medge.model import Classifier
-    from medge.recipe import Augment
+    from medge.sections import Augment
 
 __all__ = ["Features", "compute", "head_batches"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medge.metrics import Model
-from medge.recipe import ValidateSection
+from medge.sections import ValidateSection
 from medge.statistics.bootstrap import accelerated, percentiles
 from medge.statistics.calibration import confidence, expected_calibration_error
 from medge.statistics.delong import PairedAuc, paired_macro_auc

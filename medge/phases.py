@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from medge.data.dataset import DataSet
     from medge.model import Classifier
-    from medge.recipe import FinetuneSection
+    from medge.sections import FinetuneSection
 
 __all__ = ["Job", "train_blocks", "train_head"]
 

@@ -5,331 +5,29 @@ Nothing is inherited or imported; its first line is the command that runs it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 
-from medge import plugins
 from medge.errors import RecipeError
-
-__all__ = ["Recipe", "Section", "Step", "Variant", "dump", "load", "parse", "with_settings"]
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Section(BaseModel):
-    """Unknown keys are mistakes; values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Columns(Section):
-    """Names of a manifest's columns. `group` is the patient or lesion; without it each image is its own group."""
-
-    path: str = "path"
-    label: str = "label"
-    group: str | None = None
-    subgroups: tuple[str, ...] = ()
-
-
-class Split(Section):
-    """Shares of the groups, or the manifest column that already says train, validation or test."""
-
-    train: OpenFraction = 0.7
-    validation: OpenFraction = 0.1
-    test: OpenFraction = 0.2
-    column: str | None = None
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Split:
-        if abs(self.train + self.validation + self.test - 1) > 1e-6:
-            raise ValueError("train, validation and test must sum to 1")
-        return self
-
-
-class Phantom(Section):
-    """Radiograph phantoms drawn from the seed: synthetic, and said so in every output."""
-
-    images: Annotated[int, Field(ge=40)] = 1200
-    positive_share: OpenFraction = 0.5
-    images_per_group: Annotated[int, Field(ge=1)] = 2
-    difficulty: Fraction = 0.5
-
-
-class DataSection(Section):
-    """Where images come from, how they are split and resized."""
-
-    source: str = "folder"
-    path: str | None = None
-    manifest: str = "manifest.csv"
-    columns: Columns = Columns()
-    medmnist: str | None = None
-    phantom: Phantom = Phantom()
-    positive: str | None = None
-    classes: tuple[str, ...] | None = None
-    size: Annotated[int, Field(ge=32, le=1024)] = 224
-    resize: Literal["squash", "letterbox", "crop"] = "squash"
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
-    split: Split = Split()
-    max_images: Annotated[int, Field(ge=1)] | None = None
-    external: External | None = None
-
-
-class External(Section):
-    """A labelled set from elsewhere, judged beside the test images and never trained on."""
-
-    path: str
-    source: str = "folder"
-    manifest: str = "manifest.csv"
-    columns: Columns = Columns()
-
-
-class Augment(Section):
-    """Random geometry on training images, each with its range."""
-
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
-    flip_probability: Fraction = 0.5
-    vertical_flip_probability: Fraction = 0.0
-    zoom: tuple[Annotated[float, Field(gt=0, le=4)], Annotated[float, Field(gt=0, le=4)]] = (0.9, 1.1)
-
-    @model_validator(mode="after")
-    def _zoom_ascends(self) -> Augment:
-        if self.zoom[0] > self.zoom[1]:
-            raise ValueError("zoom is [smallest, largest]")
-        return self
-
-
-class AbsoluteLimits(Section):
-    """What the float model must reach on validation before anything is compressed."""
-
-    auc: Fraction | None = None
-    accuracy: Fraction | None = None
-
-
-class FinetuneSection(Section):
-    """Transfer learning: a frozen backbone first, then blocks unfrozen from the last one down."""
-
-    model: str = "tf_efficientnet_lite0"
-    weights: str = "timm"
-    head: Literal["plain", "batchnorm"] = "batchnorm"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    frozen_epochs: Annotated[int, Field(ge=0)] = 3
-    epochs: Annotated[int, Field(ge=0)] = 5
-    unfreeze_blocks_per_epoch: Annotated[int, Field(ge=1)] = 3
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    block_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    patience: Annotated[int, Field(ge=1)] = 3
-    class_weights: bool = True
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    augment: Augment = Augment()
-    limits: AbsoluteLimits = AbsoluteLimits()
-
-
-class Step(Section):
-    """One compressor and its options."""
-
-    compressor: str
-    options: dict[str, Any] = {}
-
-
-def _step(value: Any) -> Any:
-    """`ptq` and `{qat: {epochs: 2}}` spelled out."""
-    if isinstance(value, str):
-        return {"compressor": value}
-    if isinstance(value, dict) and len(value) == 1 and "compressor" not in value:
-        ((name, options),) = value.items()
-        return {"compressor": name, "options": options or {}}
-    return value
-
-
-class Variant(Section):
-    """Chains to try in order: the first one whose gate passes is kept, else the last one."""
-
-    first_passing: tuple[tuple[Step, ...], ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_shorthand(cls, value: Any) -> Any:
-        """`[ptq]`, `[{qat: {epochs: 2}}]` or `{first_passing: [[ptq], [qat]]}`."""
-        if isinstance(value, (list, tuple)):
-            value = {"first_passing": [value]}
-        if isinstance(value, dict) and isinstance(value.get("first_passing"), (list, tuple)):
-            chains = value["first_passing"]
-            return {
-                **value,
-                "first_passing": [[_step(s) for s in c] if isinstance(c, (list, tuple)) else c for c in chains],
-            }
-        return value
-
-
-class Calibration(Section):
-    """How many training images fix the quantisation ranges, drawn once and kept as a list in calibration/."""
-
-    images: Annotated[int, Field(ge=1)] = 300
-
-
-class CompressSection(Section):
-    """Variants by name. `float` always exists: it is what every other is compared with.
-
-    gate: the trial, on validation images, by which a variant chooses among its chains; `validate` unless given.
-    """
-
-    calibration: Calibration = Calibration()
-    variants: dict[Name, Variant] = {
-        "int8": Variant(first_passing=((Step(compressor="ptq"),), (Step(compressor="qat"),)))
-    }
-    gate: ValidateSection | None = None
-
-    @model_validator(mode="after")
-    def _float_is_kept(self) -> CompressSection:
-        if "float" in self.variants:
-            raise ValueError("'float' is the uncompressed model and always there: name this variant otherwise")
-        return self
-
-
-class CompileSection(Section):
-    """Backends, each with the precisions in which float variants are built; quantised ones are built as int8."""
-
-    backends: dict[str, tuple[str, ...]] = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16")}
-
-
-class Margins(Section):
-    """The gate: engine minus float must stay above the first four, at most the last two (validation.md)."""
-
-    auc: Annotated[float, Field(lt=0)] = -0.01
-    sensitivity: Annotated[float, Field(lt=0)] = -0.02
-    specificity: Annotated[float, Field(lt=0)] = -0.03
-    f1: Annotated[float, Field(lt=0)] = -0.02
-    accuracy: Annotated[float, Field(lt=0)] = -0.02
-    flips: Fraction = 0.02
-    ece: Fraction = 0.02
-
-
-class ValidateSection(Section):
-    """The trial's protocol, fixed before the test images are judged; its hash goes into the bundle."""
-
-    margins: Margins = Margins()
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    threshold: str = "youden"
-    transfer: Literal["carried", "refitted"] = "carried"
-    bootstrap: Annotated[int, Field(ge=200)] = 2000
-
-    @field_validator("threshold", mode="before")
-    @classmethod
-    def _rule_is_known(cls, value: Any) -> str:
-        from medge.statistics import thresholds  # numpy and scipy: not for every command line
-
-        try:
-            thresholds.parse(str(value))
-        except RecipeError as error:
-            raise ValueError(f"{error.message} {error.fix}") from None
-        return str(value)
-
-
-class ProfileSection(Section):
-    """Interleaved blocks of five inferences over all candidates at once."""
-
-    device: str = "local"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    blocks: Annotated[int, Field(ge=10)] = 100
-    seconds: Annotated[float, Field(gt=0)] = 15.0
-    warmup_seconds: Annotated[float, Field(ge=0)] = 1.0
-
-
-class SelectLimits(Section):
-    """What a candidate must keep to be chosen."""
-
-    p90_ms: Annotated[float, Field(gt=0)] | None = None
-    size_mb: Annotated[float, Field(gt=0)] | None = None
-    memory_mb: Annotated[float, Field(gt=0)] | None = None
-    sensitivity: Fraction | None = None
-
-
-class SelectSection(Section):
-    """Which candidate ships; `engine` names one by hand, and its verdict still counts."""
-
-    engine: str | None = None
-    prefer: Literal["latency", "size", "auc"] = "latency"
-    limits: SelectLimits = SelectLimits()
-    accept_inconclusive: bool = False
-
-
-class OodSection(Section):
-    """Refusal of images unlike the training ones, by the engine's own features; also tried on blank frames and noise.
-
-    false_refusal_rate: of images like the validation ones, which set the threshold. train_images: at most so many are
-    fitted on (null: all). sets: folders of images that should be refused, at most images_per_set of each; null is left
-    out. The external set is counted too. `ood: null` leaves the refusal out of the bundle.
-    """
-
-    method: Literal["mahalanobis", "knn"] = "mahalanobis"
-    false_refusal_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.01
-    train_images: Annotated[int, Field(ge=3)] | None = 4000
-    sets: dict[Name, str | None] = {}
-    images_per_set: Annotated[int, Field(ge=1)] = 1000
-
-    @field_validator("sets")
-    @classmethod
-    def _names_are_free(cls, value: dict[str, str | None]) -> dict[str, str | None]:
-        taken = sorted({"blank", "noise", "external", "train", "validation", "test"} & set(value))
-        if taken:
-            raise ValueError(f"{', '.join(taken)}: medge's own name of a set; choose another")
-        return value
-
-
-class CorruptionSection(Section):
-    """Test images made worse (ImageNet-C and MedMNIST-C): kinds `all` or a list, severities 1 to 5.
-
-    The default is cheap: few images, the middle severity. A recipe for real images asks for more.
-    """
-
-    images: Annotated[int, Field(ge=10)] = 100
-    kinds: Literal["all"] | tuple[str, ...] = "all"
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (3,)
-
-    @field_validator("kinds")
-    @classmethod
-    def _kinds_are_known(cls, value: Any) -> Any:
-        if value != "all":
-            from medge.corruptions import KINDS  # numpy and Pillow: not for every command line
-
-            problems = [f"no corruption '{k}'. {plugins.nearest(k, list(KINDS))}" for k in value if k not in KINDS]
-            if problems or not value or len(set(value)) != len(value):
-                raise ValueError("; ".join(problems) or "name each kind once, and at least one")
-        return value
-
-    @field_validator("severities")
-    @classmethod
-    def _severities_are_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("name each severity once, and at least one")
-        return value
-
-
-class StressSection(Section):
-    """The chosen engine off the beaten path. saliency: for so many flips, new misses first, pictures are drawn."""
-
-    ood: OodSection | None = OodSection()
-    corruptions: CorruptionSection | None = CorruptionSection()
-    saliency: Annotated[int, Field(ge=0, le=100)] = 8
-
-
-class PackageSection(Section):
-    """The bundle's name under deploy/ (the recipe's name if empty) and how many golden vectors it carries."""
-
-    name: Name | None = None
-    golden: Annotated[int, Field(ge=8, le=16)] = 12
+from medge.sections import (
+    CompileSection,
+    CompressSection,
+    DataSection,
+    FinetuneSection,
+    Name,
+    PackageSection,
+    ProfileSection,
+    Section,
+    SelectSection,
+    StressSection,
+    ValidateSection,
+)  # fmt: skip
+
+__all__ = ["Recipe", "dump", "load", "parse", "with_settings"]
 
 
 class Recipe(Section):
@@ -386,13 +84,15 @@ def parse(value: Any, *, origin: str) -> Recipe:
     """A recipe from plain values. Raises RecipeError that lists every mistake with the nearest right word."""
     if not isinstance(value, dict):
         raise RecipeError(f"{origin} holds no keys.", fix="Compare it with a file in recipes/.")
+    from medge import recipe_checks
+
     problems: list[str] = []
     recipe = None
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        problems += [_problem(item) for item in error.errors()]
-    problems += _plugin_problems(value)
+        problems += [recipe_checks.problem(item, Recipe) for item in error.errors()]
+    problems += recipe_checks.plugin_problems(value)
     if recipe is not None and not problems:
         from medge import chains  # which reads this module's types
 
@@ -414,92 +114,3 @@ def _with_key(value: Any, keys: list[str], item: Any) -> Any:
         return item
     inner = value if isinstance(value, dict) else {}
     return {**inner, keys[0]: _with_key(inner.get(keys[0]), keys[1:], item)}
-
-
-def _problem(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such key. {plugins.nearest(str(error['loc'][-1]), _keys_at(error['loc'][:-1]))}"
-    return f"{where}: {error['msg']} (found {error['input']!r})"
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    section: Any = Recipe
-    for part in location:
-        if not (isinstance(section, type) and issubclass(section, Section)):
-            break
-        by_alias = {field.alias or name: field for name, field in section.model_fields.items()}
-        if part not in by_alias:
-            break
-        section = next(
-            (t for t in (by_alias[part].annotation, *getattr(by_alias[part].annotation, "__args__", ()))
-             if isinstance(t, type) and issubclass(t, Section)), None,
-        )  # fmt: skip
-    if section is None:
-        return []
-    return sorted(field.alias or name for name, field in section.model_fields.items())
-
-
-def _plugin_problems(value: dict[str, Any]) -> list[str]:
-    """Names of plug-ins and their options, read from the plain values so that they are reported with the rest."""
-    problems = []
-
-    def check(where: str, kind: str, name: Any) -> bool:
-        if not isinstance(name, str) or name in plugins.names(kind):
-            return isinstance(name, str)
-        problems.append(f"{where}: no {kind.rsplit('.', 1)[-1].rstrip('s')} '{name}'. "
-                        f"{plugins.nearest(name, plugins.names(kind))}")  # fmt: skip
-        return False
-
-    def at(*keys: str) -> Any:
-        found: Any = value
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
-
-    check("data.source", "data.sources", at("data", "source"))
-    check("profile.device", "devices", at("profile", "device"))
-    backends = at("compile", "backends")
-    for name, precisions in backends.items() if isinstance(backends, dict) else ():
-        if check(f"compile.backends.{name}", "backends", name):
-            problems += _precision_problems(name, precisions)
-    variants = at("compress", "variants")
-    for name, chains in variants.items() if isinstance(variants, dict) else ():
-        chains = chains.get("first_passing") if isinstance(chains, dict) else [chains]
-        for chain in chains if isinstance(chains, (list, tuple)) else ():
-            for item in map(_step, chain if isinstance(chain, (list, tuple)) else ()):
-                if isinstance(item, dict) and check(f"compress.variants.{name}", "compressors", item.get("compressor")):
-                    problems += _option_problems(f"compress.variants.{name}", item)
-    return problems
-
-
-def _precision_problems(backend: str, precisions: Any) -> list[str]:
-    if backend not in plugins.names("backends") or not isinstance(precisions, (list, tuple)):
-        return []
-    known = list(plugins.load("backends", backend).PRECISIONS)
-    unknown = [str(precision) for precision in precisions if precision not in known]
-    return [f"compile.backends.{backend}: no precision '{p}'. {plugins.nearest(p, known)}" for p in unknown]
-
-
-def _option_problems(where: str, item: dict[str, Any]) -> list[str]:
-    options = plugins.load("compressors", item["compressor"]).Options
-    known = [field.name for field in dataclasses.fields(options)]
-    given = item.get("options") or {}
-    where = f"{where}.{item['compressor']}"
-    if not isinstance(given, dict):
-        return [f"{where}: options are KEY: VALUE pairs (found {given!r})"]
-    unknown = [
-        f"{where}.{key}: no such option. {plugins.nearest(str(key), known)}" for key in given if key not in known
-    ]
-    if unknown:
-        return unknown
-    try:
-        options(**given)
-    except (RecipeError, TypeError, ValueError) as error:
-        return [f"{where}: {error}"]
-    return []
-
-
-DataSection.model_rebuild()
-CompressSection.model_rebuild()
-Recipe.model_rebuild()

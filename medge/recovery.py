@@ -19,7 +19,7 @@ import numpy as np
 
 from medge import console
 from medge.compressors._options import check_number
-from medge.recipe import Augment
+from medge.sections import Augment
 
 if TYPE_CHECKING:
     import torch

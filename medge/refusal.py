@@ -16,10 +16,10 @@ from medge.data.files import images_below
 from medge.engine_outputs import Runner, write_images
 from medge.errors import DataError, ImageRefused
 from medge.likeness import scores_of
-from medge.recipe import OodSection
 from medge.records import Engine
 from medge.runtime.ood import Detector
 from medge.runtime.preprocess import prepare
+from medge.sections import OodSection
 
 __all__ = ["measure", "set_images"]
 

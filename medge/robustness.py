@@ -14,9 +14,9 @@ from medge.engine_outputs import Outputs, Runner, write_images
 from medge.errors import DataError
 from medge.likeness import scores_of
 from medge.operating import decide
-from medge.recipe import CorruptionSection
 from medge.records import Engine, read_json, write_json
 from medge.runtime.ood import Detector
+from medge.sections import CorruptionSection
 from medge.statistics.delong import paired_macro_auc
 from medge.statistics.scores import one_vs_rest
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medge.gate import Check, auc_check, share_check, worst
 from medge.metrics import Model
-from medge.recipe import ValidateSection
+from medge.sections import ValidateSection
 
 __all__ = ["MOST_LEVELS", "Subgroup", "by_subgroup"]
 

@@ -32,8 +32,8 @@ from medge.metrics import (
 )
 from medge.pairing import Paired, pair
 from medge.predictions import Predictions, read
-from medge.recipe import ValidateSection
 from medge.records import sha256_of_json
+from medge.sections import ValidateSection
 from medge.statistics.bootstrap import group_index, resample, totals
 from medge.statistics.mcnemar import exact_p
 from medge.subgroups import Subgroup, by_subgroup

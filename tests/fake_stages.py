@@ -11,9 +11,9 @@ import numpy as np
 
 from medge import plugins, predictions
 from medge.data import dataset
-from medge.recipe import CorruptionSection, StressSection
 from medge.records import Engine, file_record, sha256_of_file, to_json, write_json, write_text
 from medge.runtime.predict import predict_logits, start_engine
+from medge.sections import CorruptionSection, StressSection
 from medge.stages import stress
 from medge.workspace import Stage
 from tests.synthetic_run import write_data

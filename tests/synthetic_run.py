@@ -18,8 +18,9 @@ from medge.data import dataset
 from medge.devices import local
 from medge.interleave import Interleaved, Series
 from medge.pipeline import PARENTS
-from medge.recipe import Recipe, SelectLimits, SelectSection, dump
+from medge.recipe import Recipe, dump
 from medge.records import Engine, File, sha256_of_file, to_json, write_json
+from medge.sections import SelectLimits, SelectSection
 from medge.stages import profile
 from medge.stages import select as select_stage
 from medge.trial import judge

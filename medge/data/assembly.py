@@ -19,7 +19,7 @@ from medge.data.files import listing
 from medge.data.split import canonical_sides, split_groups, subset_of_groups
 from medge.data.table import SourceTable, interned, taken
 from medge.errors import DataError
-from medge.recipe import DataSection
+from medge.sections import DataSection
 
 __all__ = ["Collected", "Divided", "collect", "divide", "refusals"]
 

@@ -17,8 +17,8 @@ from medge.data.assembly import Collected, Divided
 from medge.data.dataset import SPLITS
 from medge.data.decode import Decoded, decode, selected
 from medge.data.table import taken
-from medge.recipe import DataSection
 from medge.records import Preprocess
+from medge.sections import DataSection
 
 __all__ = ["counts", "inspect", "show"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from medge.recipe import ValidateSection
 from medge.report.gather import Found
 from medge.report.words import count
+from medge.sections import ValidateSection
 from medge.trial import judge
 
 __all__ = ["corrected", "spent"]

@@ -26,7 +26,6 @@ from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import IntegrityError, MissingError, RecipeError, ToolError
 from medge.protocols import Backend
-from medge.recipe import CompileSection
 from medge.records import (
     Engine,
     file_record,
@@ -36,6 +35,7 @@ from medge.records import (
     verify_files,
     write_json,
 )
+from medge.sections import CompileSection
 from medge.variants import CompressedVariant
 from medge.workspace import Inputs
 

@@ -19,8 +19,8 @@ from medge import calibration, chains, console, plugins, predictions, trial
 from medge.compressors import Context
 from medge.data import dataset
 from medge.predictions import Predictions
-from medge.recipe import CompressSection, Step, ValidateSection, Variant
 from medge.records import sha256_of_file
+from medge.sections import CompressSection, Step, ValidateSection, Variant
 from medge.variants import CompressedVariant, load, save
 from medge.workspace import Inputs
 

@@ -16,8 +16,8 @@ from medge.data.dataset import COLUMNS
 from medge.data.decode import Decoded, decode
 from medge.data.files import state_of
 from medge.data.inspect import counts
-from medge.recipe import DataSection
 from medge.records import Preprocess, sha256_of_file, write_json, write_text
+from medge.sections import DataSection
 from medge.workspace import Inputs
 
 __all__ = ["fingerprint", "run"]

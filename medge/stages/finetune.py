@@ -13,8 +13,8 @@ from medge.data.dataset import DataSet
 from medge.data.dataset import load as load_data
 from medge.errors import DataError, RecipeError
 from medge.gate import worst
-from medge.recipe import AbsoluteLimits, FinetuneSection
 from medge.records import sha256_of_file, write_json
+from medge.sections import AbsoluteLimits, FinetuneSection
 from medge.workspace import Inputs
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import GateFailed, IntegrityError, ToolError
 from medge.package_runtime import runtime_files, write_runtime
-from medge.recipe import PackageSection
 from medge.records import (
     NOTICE,
     Engine,
@@ -35,6 +34,7 @@ from medge.records import (
 )
 from medge.runtime import bundle as bundles
 from medge.runtime.bundle import RUNTIME, SEAL, OperatingPoint
+from medge.sections import PackageSection
 from medge.workspace import Inputs
 
 __all__ = ["DEPLOY", "fingerprint", "publish", "run"]

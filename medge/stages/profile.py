@@ -19,9 +19,9 @@ from medge import console, engines, interleave, plugins
 from medge.data import dataset
 from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
-from medge.recipe import ProfileSection
 from medge.records import Engine, sha256_of_json, to_json, write_json
 from medge.runtime.bench import BLOCK, latency_of
+from medge.sections import ProfileSection
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 

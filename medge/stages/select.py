@@ -16,8 +16,8 @@ import numpy as np
 from medge import engines, predictions
 from medge.errors import ToolError
 from medge.predictions import Predictions
-from medge.recipe import SelectSection
 from medge.records import Engine, read_json, write_json
+from medge.sections import SelectSection
 from medge.selection import Candidate, Choice, Limits, Ratios, choose, scaled_threshold
 from medge.stages.validate import table_path
 from medge.statistics.latency import Ratio

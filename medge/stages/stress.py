@@ -15,10 +15,10 @@ from medge.data import dataset
 from medge.data.files import images_below, state_of
 from medge.engine_outputs import Runner
 from medge.errors import GateFailed
-from medge.recipe import OodSection, StressSection
 from medge.records import Engine, read_json, write_json
 from medge.runtime.child import write_npy
 from medge.runtime.ood import Detector
+from medge.sections import OodSection, StressSection
 from medge.workspace import Inputs
 
 __all__ = ["fingerprint", "run"]

@@ -16,9 +16,9 @@ from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import DataError, ToolError
 from medge.predictions import Predictions
-from medge.recipe import ValidateSection
 from medge.records import NOTICE, Engine, sha256_of_json, to_json, write_json
 from medge.runtime.child import logits_in_child
+from medge.sections import ValidateSection
 from medge.trial import Trial, judge
 from medge.verdicts import reasons, verdict_table
 from medge.workspace import Inputs

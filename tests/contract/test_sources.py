@@ -12,7 +12,7 @@ from PIL import Image
 
 from medge import plugins
 from medge.data.table import SourceTable
-from medge.recipe import DataSection
+from medge.sections import DataSection
 
 Make = Callable[[Path], DataSection]
 

@@ -19,9 +19,9 @@ from PIL import Image
 from medge import manifest, predictions
 from medge.errors import GateFailed, ToolError
 from medge.package_runtime import write_runtime
-from medge.recipe import PackageSection
 from medge.records import NOTICE, read_json, write_json
 from medge.runtime import bundle as bundles
+from medge.sections import PackageSection
 from medge.stages import package
 from medge.workspace import Stage
 from tests.fake_stages import fake_inputs

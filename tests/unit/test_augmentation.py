@@ -12,7 +12,7 @@ from PIL import Image
 from medge import augmentation, torchvision_ops
 from medge.data.dataset import DataSet
 from medge.data.dataset import load as load_data
-from medge.recipe import Augment
+from medge.sections import Augment
 from tests.tiny_data import data_stage
 
 STILL = Augment(rotation_degrees=0, flip_probability=0, zoom=(1, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medge import chains, recipe
+from medge import chains, recipe, sections
 from medge.errors import RecipeError
 
 
@@ -50,9 +50,9 @@ def test_a_recipe_with_such_chains_is_refused_with_all_of_them() -> None:
 
 
 def test_the_stage_refuses_them_too() -> None:
-    step = recipe.Step(compressor="ptq")
+    step = sections.Step(compressor="ptq")
     with pytest.raises(RecipeError) as caught:
-        chains.check({"a": recipe.Variant(first_passing=((step, step),))})
+        chains.check({"a": sections.Variant(first_passing=((step, step),))})
     assert "compress.variants.a: [ptq, ptq]" in caught.value.message
     assert "Quantise once" in caught.value.fix
 

@@ -12,8 +12,8 @@ import pytest
 
 from medge import workspace
 from medge.compare import compare
-from medge.recipe import SelectSection
 from medge.records import read_json
+from medge.sections import SelectSection
 from tests.synthetic_run import write_run
 
 

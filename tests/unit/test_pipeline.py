@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medge.recipe import SelectSection
+from medge.sections import SelectSection
 from tests.synthetic_run import write_run
 
 

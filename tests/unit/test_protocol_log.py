@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medge import protocol_log
-from medge.recipe import Margins, ValidateSection
 from medge.records import sha256_of_json
+from medge.sections import Margins, ValidateSection
 
 DATA = "d" * 64
 

@@ -15,8 +15,8 @@ from sklearn import metrics as known
 from medge import predictions
 from medge.errors import DataError, RecipeError
 from medge.predictions import Predictions
-from medge.recipe import Margins, ValidateSection
 from medge.records import to_json
+from medge.sections import Margins, ValidateSection
 from medge.statistics.scores import positive_score, score_of_probability
 from medge.trial import Trial, judge, summary, trial_of_files
 from tests.unit.tables import noisy, rows, table

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from medge.recipe import ValidateSection
+from medge.sections import ValidateSection
 from medge.trial import judge
 from medge.verdicts import reasons, verdict_table
 from tests.unit.tables import noisy, table

@@ -15,7 +15,7 @@ import pytest
 
 from medge import workspace
 from medge.errors import MedgeError, RecipeError
-from medge.recipe import CompileSection, ProfileSection
+from medge.sections import CompileSection, ProfileSection
 
 
 def counting_stage(calls: list[str]) -> Any:
@@ -111,7 +111,7 @@ KILLED = """
     from pathlib import Path
     from types import SimpleNamespace
     from medge import workspace
-    from medge.recipe import ProfileSection
+    from medge.sections import ProfileSection
 
     def run(section, inputs, work, seed):
         for k in range(3):

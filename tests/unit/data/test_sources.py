@@ -16,7 +16,7 @@ from medge.data.sources import folder as folder_source
 from medge.data.sources import medmnist as medmnist_source
 from medge.data.sources import phantom
 from medge.errors import DataError, MissingError
-from medge.recipe import DataSection
+from medge.sections import DataSection
 
 from .conftest import Folder, write_image, write_manifest
 

@@ -20,8 +20,8 @@ from PIL import Image
 from medge.data import dataset
 from medge.data.inspect import inspect, show
 from medge.errors import DataError, IntegrityError
-from medge.recipe import DataSection
 from medge.runtime.preprocess import load_image, pixels_sha256, prepare
+from medge.sections import DataSection
 from medge.stages import data as stage
 
 from .conftest import Folder, write_image, write_manifest
@@ -276,7 +276,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from medge.data import decode
-from medge.recipe import DataSection
+from medge.sections import DataSection
 from medge.stages import data
 one = decode._one
 def slow(*arguments):

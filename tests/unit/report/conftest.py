@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from medge import workspace
-from medge.recipe import SelectSection
 from medge.records import read_json
 from medge.report import gather
+from medge.sections import SelectSection
 from medge.workspace import required, step
 from tests.synthetic_run import write_run, write_stress
 

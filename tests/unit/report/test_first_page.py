@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from medge.recipe import ValidateSection
 from medge.report import fails, several, stress, transfer
 from medge.report.gather import Found, gather
 from medge.report.subgroups import by_value, worst_subgroup
+from medge.sections import ValidateSection
 from medge.trial import judge
 
 CHOSEN = "int8/openvino-int8"

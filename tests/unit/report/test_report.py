@@ -16,9 +16,9 @@ from sklearn.metrics import auc, roc_auc_score
 
 from medge import report
 from medge.errors import IntegrityError
-from medge.recipe import SelectLimits, SelectSection
 from medge.records import read_json, write_json
 from medge.report import figures, words
+from medge.sections import SelectLimits, SelectSection
 from medge.workspace import STAGES
 from tests.synthetic_run import write_run
 

@@ -14,8 +14,9 @@ from medge import calibration, engines, parity, plugins, predictions, trt_check,
 from medge.backends import onnxruntime as ort_backend
 from medge.data import dataset
 from medge.errors import DataError, IntegrityError, MissingError, RecipeError, ToolError
-from medge.recipe import CompileSection, parse
+from medge.recipe import parse
 from medge.records import read_json, sha256_of_file, verify_files
+from medge.sections import CompileSection
 from medge.stages import compile as stage
 from medge.variants import CompressedVariant
 from medge.workspace import Inputs, Stage

@@ -20,7 +20,8 @@ from medge import plugins, predictions, variants
 from medge.compressors import Context
 from medge.data import dataset
 from medge.errors import IntegrityError, RecipeError
-from medge.recipe import CompressSection, Step, Variant, parse
+from medge.recipe import parse
+from medge.sections import CompressSection, Step, Variant
 from medge.stages import compress
 from tests.synthetic_run import write_data
 

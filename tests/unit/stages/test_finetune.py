@@ -18,8 +18,8 @@ from medge import model as models
 from medge import predictions
 from medge.data.dataset import load as load_data
 from medge.errors import RecipeError
-from medge.recipe import AbsoluteLimits, Augment, FinetuneSection
 from medge.records import sha256_of_file
+from medge.sections import AbsoluteLimits, Augment, FinetuneSection
 from medge.stages import finetune
 from tests.tiny_data import data_stage
 
@@ -37,7 +37,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from medge.recipe import FinetuneSection
+from medge.sections import FinetuneSection
 from medge.stages import finetune
 from tests.tiny_data import data_stage
 data, work, section, module, name, count = sys.argv[1:]

@@ -14,8 +14,8 @@ import pytest
 
 from medge.devices import local
 from medge.errors import ToolError
-from medge.recipe import ProfileSection
 from medge.records import read_json, write_json
+from medge.sections import ProfileSection
 from medge.stages import profile
 from medge.workspace import Stage
 from tests.synthetic_run import write_data

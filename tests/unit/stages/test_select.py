@@ -12,10 +12,10 @@ import pytest
 
 from medge import predictions
 from medge.errors import RecipeError, ToolError
-from medge.recipe import SelectLimits, SelectSection
 from medge.records import read_json, write_json
 from medge.runtime.bundle import OperatingPoint
 from medge.runtime.decision import decide, probabilities
+from medge.sections import SelectLimits, SelectSection
 from medge.stages import select
 from medge.workspace import required
 from tests.synthetic_run import write_run

@@ -18,8 +18,9 @@ from PIL import Image
 from medge import corruptions, engine_outputs, flip_pictures, robustness
 from medge.data import dataset
 from medge.errors import DataError, GateFailed, RecipeError
-from medge.recipe import CorruptionSection, OodSection, StressSection, parse
+from medge.recipe import parse
 from medge.records import read_json, write_json
+from medge.sections import CorruptionSection, OodSection, StressSection
 from medge.stages import stress
 from medge.workspace import Stage
 from tests.fake_stages import fake_inputs
@@ -129,7 +130,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from medge import robustness
-from medge.recipe import CorruptionSection, StressSection
+from medge.sections import CorruptionSection, StressSection
 from medge.records import write_json
 from medge.stages import stress
 from medge.workspace import Stage

@@ -12,8 +12,8 @@ import pytest
 from medge import model as models
 from medge import predictions
 from medge.errors import DataError, ToolError
-from medge.recipe import ValidateSection
 from medge.records import Engine, file_record, read_json, sha256_of_file, write_json
+from medge.sections import ValidateSection
 from medge.stages import validate
 from medge.workspace import Stage
 from tests.synthetic_run import write_data
