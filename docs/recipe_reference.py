@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medge import plugins
-from medge.recipe import Recipe, Section
+from medge.recipe import Recipe
+from medge.sections import Section
 
 PAGE = Path(__file__).with_name("recipes.md")
 

@@ -115,10 +115,11 @@ def _epochs_without_gain(history: list[Epoch], baseline: Scores | None) -> int:
 
 def _say(epoch: Epoch, phase: Phase, speed: float) -> None:
     if phase.is_main:
+        what = "images" if epoch.unfrozen_blocks else "feature vectors"
         console.say(
             f"{phase.name} {epoch.epoch}/{phase.epochs}: loss {epoch.loss:.4f}, validation AUC "
             f"{epoch.validation_auc:.4f}, accuracy {epoch.validation_accuracy:.4f}, "
-            f"{epoch.unfrozen_blocks} blocks unfrozen, {speed:.0f} images/s"
+            f"{epoch.unfrozen_blocks} blocks unfrozen, {speed:.0f} {what}/s"
         )
 
 

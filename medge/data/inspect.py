@@ -45,6 +45,8 @@ def inspect(section: DataSection, seed: int) -> dict[str, Any]:
         divided = assembly.divide(collected, decoded, section, seed=seed)
         problems += divided.problems
         found.update(_division(collected, divided))
+    if section.source == "csv":
+        found["columns"] = section.columns.model_dump(exclude_none=True, exclude_defaults=False)
     return {**found, "problems": [{"message": p.message, "fix": p.fix} for p in problems]}
 
 
@@ -73,6 +75,9 @@ def show(found: Mapping[str, Any]) -> None:
         if found[name]:
             line = ", ".join(f"{n} {what}" for what, n in found[name].items())
             console.stderr.print(f"{name.replace('_', ' ')}: {line}", markup=False)
+    if columns := found.get("columns"):
+        taken_as = ", ".join(f"{key} from '{name}'" for key, name in columns.items() if isinstance(name, str))
+        console.stderr.print(f"columns: {taken_as}", markup=False)
     for note in found["notes"]:
         console.stderr.print(note, markup=False)
     for warning in found["warnings"]:

@@ -152,7 +152,7 @@ def _answer(bundle: Bundle, session: Session, detector: Any, pixels: Any) -> Dic
         "engine_sha256": bundle.engine.sha256,
         "latency_ms": _milliseconds(taken),
         "notice": NOTICE,
-        **({"synthetic": True} if bundle.manifest["provenance"]["data"]["synthetic"] else {}),
+        **_synthetic(bundle),
     }
 
 
@@ -179,6 +179,7 @@ def _selftest(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> in
             results.write(json.dumps({**document, "notice": NOTICE}) + "\n")
             results.flush()
         raise
+    report.update(_synthetic(bundle))
     report["different_here"] = machine.differences(bundle.manifest["validated_on"], here)
     try:
         machine.remember_pass(bundle.manifest_sha256, here)
@@ -186,7 +187,7 @@ def _selftest(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> in
         print(f"warning: the pass could not be noted ({error}); predict will warn again.", file=sys.stderr)
     text = (
         f"selftest passed: {report['vectors']} golden vectors, largest difference {report['largest_difference']:.2g} "
-        f"(allowed {report['tolerance']:g}); {NOTICE}"
+        f"(allowed {report['tolerance']:g}); {_notice(bundle)}"
     )
     results.write((json.dumps(report) if chosen.json else text) + "\n")
     return 0
@@ -205,11 +206,21 @@ def _bench(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> int:
         threads=_threads(bundle, chosen.threads), engine=bundle.engine.name, engine_sha256=bundle.engine.sha256
     )
     if chosen.json:
-        results.write(json.dumps({**report, "notice": NOTICE}) + "\n")
+        results.write(json.dumps({**report, **_synthetic(bundle), "notice": NOTICE}) + "\n")
         return 0
     p90 = "too few queries to say" if report["p90_ms"] is None else f"{report['p90_ms']:.2f} ms"
-    results.write(f"p50 {report['p50_ms']:.2f} ms, p90 {p90}, {report['queries']} queries ({bundle.engine.name})\n")
+    times = f"p50 {report['p50_ms']:.2f} ms, p90 {p90}, {report['queries']} queries"
+    results.write(f"{times} ({bundle.engine.name}); {_notice(bundle)}\n")
     return 0
+
+
+def _synthetic(bundle: Bundle) -> Dict[str, bool]:
+    """Said in every answer of an engine that was made from drawn images."""
+    return {"synthetic": True} if bundle.manifest["provenance"]["data"]["synthetic"] else {}
+
+
+def _notice(bundle: Bundle) -> str:
+    return f"made from synthetic images; {NOTICE}" if _synthetic(bundle) else NOTICE
 
 
 def _probe(bundle: Bundle, chosen: argparse.Namespace, results: TextIO) -> int:

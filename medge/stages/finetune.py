@@ -25,13 +25,22 @@ if TYPE_CHECKING:
     from medge.model import Classifier
     from medge.training import Scores
 
-__all__ = ["fingerprint", "run", "train"]
+__all__ = ["check", "fingerprint", "run", "train"]
 
 
 def fingerprint(section: FinetuneSection) -> str:
     """The sha256 of the weights file that the section names: the recipe holds only its path."""
     path = Path(section.weights)
     return sha256_of_file(path) if path.is_file() else ""
+
+
+def check(section: FinetuneSection) -> None:
+    """Raises what a mistyped model or weights would raise later, after every image had been read."""
+    from medge import model as models
+    from medge import weights
+
+    models.specify(section.model, classes=2, head=section.head, dropout=section.dropout, size=224)
+    weights.check(section.model, section.weights)
 
 
 def run(section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import yaml
-
 from medge import console, engines, golden, manifest
 from medge.data import dataset
 from medge.data.dataset import DataSet
@@ -51,7 +49,7 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
         raise GateFailed("No engine was chosen, so there is nothing to package.", fix="Loosen a limit: medge select.")
     data = dataset.load(inputs["data"].folder)
     recipe = (inputs["data"].folder.parent / "recipe.yaml").read_text(encoding="utf-8")
-    name = section.name or str(yaml.safe_load(recipe)["name"])
+    name = section.name or inputs["data"].folder.parent.name
     folder = work / name
     shutil.rmtree(folder, ignore_errors=True)  # of a killed run: building it again takes seconds
     folder.mkdir()

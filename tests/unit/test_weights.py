@@ -142,3 +142,14 @@ def test_packaged_weights_are_those_converted_by_hand(shared: Path) -> None:
     expected = {k: v for k, v in oracle.items() if not k.startswith("classifier.")}
     assert same(expected, dict(model.backbone.state_dict()))
     assert "sha256:" in model.spec.weights
+
+
+def test_the_look_before_the_images_refuses_what_filling_would(tmp_path: Path) -> None:
+    (tmp_path / "x.h5").touch()
+    for source in ("nowhere.pth", str(tmp_path / "x.h5"), "tim", "package:nothing", "package:efficientnet-lite0"):
+        with pytest.raises(RecipeError) as early:
+            weights.check("test_resnet", source)
+        with pytest.raises(RecipeError) as late:
+            weights.fill(make(), source)
+        assert early.value.message == late.value.message
+    weights.check("test_resnet", "none")
