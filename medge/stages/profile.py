@@ -46,7 +46,11 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
     scratch.mkdir(exist_ok=True)
     images = _write_images(inputs["data"].folder, scratch / "images.npy")
     facts, before = device.facts(), device.state()
-    measured = interleave.measure(found, images=images, threads=threads, section=section, seed=seed, logs=scratch)
+    with console.progress("profile", section.blocks, unit="rounds") as advance:
+        measured = interleave.measure(
+            found, images=images, threads=threads, section=section, seed=seed, logs=scratch, advance=advance,
+            warn=console.warn,
+        )  # fmt: skip
     after = device.state()
     if not set(measured.series) - {CONTROL}:
         raise ToolError(
