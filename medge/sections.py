@@ -260,9 +260,20 @@ class ValidateSection(Section):
 
 
 class ProfileSection(Section):
-    """Interleaved blocks of five inferences over all candidates at once."""
+    """Interleaved blocks of five inferences over all candidates at once.
+
+    device: `local`, a name of the device book, or the kind of the only one there (medge devices add). score: run a
+    labelled split there too; data_on_device: PATH.npy and PATH.csv of a labelled set that lies there and stays there.
+    limit_minutes: a job on a device that takes longer is ended. keep_on_device: `engines` stay there, so that they are
+    sent once, or `nothing` does; images never stay. result: set by `medge profile --import`.
+    """
 
     device: str = "local"
+    score: Literal["none", "validation", "test"] = "none"
+    data_on_device: str | None = None
+    limit_minutes: Annotated[float, Field(gt=0)] = 60.0
+    keep_on_device: Literal["engines", "nothing"] = "engines"
+    result: str | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     blocks: Annotated[int, Field(ge=10)] = 100
     seconds: Annotated[float, Field(gt=0)] = 15.0
@@ -348,9 +359,13 @@ class StressSection(Section):
 
 
 class PackageSection(Section):
-    """The bundle's name under deploy/ (the run's name if empty) and how many golden vectors it carries."""
+    """The bundle's name under deploy/ (the run's name if empty) and how many golden vectors it carries.
+
+    device: the bundle is for this one (a name or a kind), and its engine needs a receipt of it.
+    """
 
     name: Name | None = None
+    device: str | None = None
     golden: Annotated[int, Field(ge=8, le=16)] = 12
 
 

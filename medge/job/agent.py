@@ -53,15 +53,15 @@ class Agent:
         return {"root": self._root, "executable": sys.executable, "user": supervisor.user(), "time": time.time(),
                 "python": ".".join(map(str, sys.version_info[:3]))}  # fmt: skip
 
-    def do_ask(self, argv: List[str], seconds: float) -> Dict[str, Any]:
+    def do_ask(self, argv: List[str], limit_seconds: float) -> Dict[str, Any]:
         """Runs a command; `code` is None where there is no such command, -1000 where it did not end."""
         argv = [sys.executable if word == "{python}" else word for word in argv]
         try:
-            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_seconds)
         except (FileNotFoundError, PermissionError) as error:
             return {"code": None, "out": "", "err": str(error)}
         except subprocess.TimeoutExpired:
-            return {"code": -1000, "out": "", "err": f"did not end within {seconds:g} s"}
+            return {"code": -1000, "out": "", "err": f"did not end within {limit_seconds:g} s"}
         return {"code": done.returncode, "out": done.stdout.decode("utf-8", "replace"),
                 "err": done.stderr.decode("utf-8", "replace")}  # fmt: skip
 

@@ -24,13 +24,12 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file whose engine can only be built on the device. `onnx_sha256` is that of the variant, as in Engine."""
+    """An ONNX file, lowered for its backend, whose engine can only be built on the device."""
 
     variant: str
     backend: str
     precision: str
     file: File
-    onnx_sha256: str
 
     @property
     def name(self) -> str:

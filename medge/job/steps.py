@@ -116,7 +116,7 @@ class Steps:
         folder.mkdir(parents=True)
         names = backend.build(source, folder, precision=graph.precision)
         files = tuple(file_record(folder, folder / name) for name in sorted(names))
-        return Engine(graph.variant, graph.backend, graph.precision, files, graph.onnx_sha256, backend.versions())
+        return Engine(graph.variant, graph.backend, graph.precision, files, graph.file.sha256, backend.versions())
 
     def _drop_unready(self) -> None:
         """Engines whose package this device lacks. Raises MissingError where no engine is left."""

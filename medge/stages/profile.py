@@ -1,6 +1,7 @@
 """Profile: how fast and how heavy every engine is on a device, beside each other and beside the float engine.
 
-Writes `latency.json` and `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block).
+Writes `latency.json`, `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block) and
+`receipts/<engine>.json`. On a device other than `local` a job does the same there (medge.remote_profile).
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ import csv
 import itertools
 import os
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medge import console, engines, interleave, plugins
+from medge import console, engines, interleave, plugins, receipts
 from medge.data import dataset
 from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.records import Engine, sha256_of_json, to_json, write_json
 from medge.runtime.bench import BLOCK, latency_of
+from medge.runtime.machine import machine
 from medge.sections import ProfileSection
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 
-__all__ = ["AA_TOLERANCE", "assemble", "fingerprint", "run"]
+__all__ = ["AA_TOLERANCE", "assemble", "fingerprint", "run", "values_of", "write_images", "write_raw"]
 
 AA_TOLERANCE = 0.02  # the interval of one engine against itself within 1 +- this, or the machine was too restless
 _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
@@ -33,18 +36,26 @@ _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
 
 def fingerprint(section: ProfileSection) -> str:
     """The machine: on another one the same engines are measured again."""
+    if section.device != "local":
+        from medge import remote_profile
+
+        return remote_profile.fingerprint(section)
     facts = plugins.load("devices", section.device).facts()
     return sha256_of_json([facts[key] for key in ("cpu", "cores", "board", "memory_mb")])
 
 
 def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     """Measures every engine of the compile stage on `section.device`. Raises ToolError where not one could run."""
+    if section.device != "local":
+        from medge import remote_profile
+
+        return remote_profile.run(section, inputs, work, seed)
     device = plugins.load("devices", section.device)
     found = engines.load_all(inputs["compile"].folder)
     threads = section.threads or _cores_allowed()
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
-    images = _write_images(inputs["data"].folder, scratch / "images.npy")
+    images = write_images(inputs["data"].folder, scratch / "images.npy")
     facts, before = device.facts(), device.state()
     with console.progress("profile", section.blocks, unit="rounds") as advance:
         measured = interleave.measure(
@@ -57,25 +68,37 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
             "Not one engine could be measured: " + " ".join(measured.failures.values()),
             fix="Run the engine by itself: medge validate; it says what the backend refuses.",
         )
-    _write_raw(work / "raw", measured.series)
+    write_raw(work / "raw", measured.series)
     device_facts = {"kind": section.device, "facts": facts, "before": before, "after": after}
     report = assemble([engine for engine, _ in found], measured, device=device_facts, threads=threads, seed=seed)
     write_json(work / "latency.json", report)
-    return _values(report)
+    _write_receipts(work, [engine for engine, _ in found], report)
+    return values_of(report)
 
 
 def _cores_allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_images(data_folder: Path, path: Path) -> Path:
+def write_images(data_folder: Path, path: Path) -> Path:
     """A few validation images as a .npy file (time does not depend on which, and test images stay untouched)."""
     data = dataset.load(data_folder)
     np.save(path, data.read(data.indices("validation")[:_IMAGES]))
     return path
 
 
-def _write_raw(folder: Path, series: dict[str, Series]) -> None:
+def _write_receipts(work: Path, found: list[Engine], report: dict[str, Any]) -> None:
+    """Of this host: `validate` has run every image through the engine here, so no selftest is repeated."""
+    machines = {e.name: machine(plugins.load("backends", e.backend).versions()) for e in found}
+    done = {"verdict": receipts.NOT_RUN, "reason": "validate runs every image on this machine"}
+    made = receipts.made_of(
+        found, report, device="local", machines=machines, selftests=dict.fromkeys(machines, done), metrics={},
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"), seal=None,
+    )  # fmt: skip
+    receipts.write_all(work, made)
+
+
+def write_raw(folder: Path, series: dict[str, Series]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left other engines' values
     folder.mkdir()
     for name, one in series.items():
@@ -162,7 +185,7 @@ def _control(measured: Interleaved, *, seed: int) -> dict[str, Any]:
     return {"engine": reference, **_rounded(ratio), "tolerance": AA_TOLERANCE, "verdict": verdict}
 
 
-def _values(report: dict[str, Any]) -> dict[str, Any]:
+def values_of(report: dict[str, Any]) -> dict[str, Any]:
     keys = ("p50_ms", "p90_ms", "peak_memory_mb", "bytes")
     return {
         "engines": {name: {key: one[key] for key in keys} for name, one in report["engines"].items()},
