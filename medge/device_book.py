@@ -17,7 +17,9 @@ from medge import plugins
 from medge.errors import IntegrityError, MedgeError, MissingError, RecipeError
 from medge.records import from_json, read_json, write_json
 
-__all__ = ["LOCAL", "Device", "add", "devices", "find", "kinds", "parse_url", "path", "remember", "remove"]
+__all__ = [
+    "LOCAL", "Device", "add", "devices", "find", "kinds", "parse_url", "path", "refuse_unfit", "remember", "remove",
+]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ADD = "Add one: medge devices add NAME ssh://user@host --kind KIND"
@@ -101,19 +103,23 @@ def find(word: str) -> Device:
 
 
 def add(device: Device) -> None:
-    """Writes it into the book. Raises RecipeError for a name or kind that cannot be, or that is taken."""
+    """Writes it into the book. Raises RecipeError as `refuse_unfit`."""
+    refuse_unfit(device)
+    _write([*devices(), device])
+
+
+def refuse_unfit(device: Device) -> None:
+    """Raises RecipeError for a name or kind that cannot be, or a name that is taken."""
     if not _NAME.fullmatch(device.name):
         raise RecipeError(f"{device.name!r} cannot be a device's name.", fix="Use a-z, 0-9, '.', '_' and '-'.")
     if device.name in {*plugins.names("devices"), "all"}:
         raise RecipeError(f"'{device.name}' is the name of a kind.", fix="Call it otherwise, e.g. cart7.")
     if device.kind not in kinds():
         raise RecipeError(f"No kind of device '{device.kind}'.", fix=plugins.nearest(device.kind, kinds()))
-    known = devices()
-    if device.name in {one.name for one in known}:
+    if device.name in {one.name for one in devices()}:
         raise RecipeError(
             f"There already is a device '{device.name}'.", fix=f"First: medge devices remove {device.name}"
         )
-    _write([*known, device])
 
 
 def remove(name: str) -> Device:

@@ -29,7 +29,7 @@ def add(device: Device, url: str | None, *, accept: bool, ask: Callable[[str], b
     host, port, user = device_book.parse_url(url)
     device = Device(device.name, device.kind, host, port, user, _identity(device.identity), None, device.folder,
                     device.python)  # fmt: skip
-    _refuse_taken(device)
+    device_book.refuse_unfit(device)  # before the network is asked
     from medge.link import host_key
 
     key = host_key(device)
@@ -102,19 +102,10 @@ def _identity(path: str | None) -> str | None:
     return str(found)
 
 
-def _refuse_taken(device: Device) -> None:
-    """Before the network is asked: what `device_book.add` would refuse."""
-    if device.name in {one.name for one in device_book.devices()}:
-        device_book.add(device)  # raises
-
-
 def _public(device: Device) -> dict[str, Any]:
     known = device.facts or {}
-    return {
-        **device.__dict__,
-        "url": device.url if device.host else None,
-        "facts": known.get("board") or known.get("cpu"),
-    }
+    url = device.url if device.host and device.kind != "local" else None
+    return {**device.__dict__, "url": url, "facts": known.get("board") or known.get("cpu")}
 
 
 def _shown(device: Device, text: str, **more: str) -> Outcome:

@@ -92,9 +92,7 @@ def _space(agent: Agent) -> Check:
 def _clock(there: float) -> Check:
     off = there - time.time()
     if abs(off) > _CLOCK_SECONDS:
-        return Check(
-            "clock", False, f"{off:+.0f} s from this machine's", "Set it: timedatectl set-ntp true, or date -s"
-        )
+        return Check("clock", False, f"{off:+.0f} s from this machine's", "Set it: timedatectl set-ntp true")
     return Check("clock", True, f"{off:+.1f} s from this machine's")
 
 

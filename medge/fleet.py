@@ -36,14 +36,14 @@ def measure(devices: Sequence[Device], recipe: Recipe, inputs: Inputs, run: Path
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(devices)) as pool:
         scratch = Path(folder)
         first = remote_profile.make(recipe.profile, inputs, scratch, device=devices[0], seed=recipe.seed)
-        jobs = {device: pool.submit(_one, device, first, scratch / device.name, recipe) for device in devices}
-        for device, job in jobs.items():
+        jobs = {device.name: pool.submit(_one, device, first, scratch / device.name, recipe) for device in devices}
+        for name, job in jobs.items():
             try:
-                found[device.name] = job.result()
-                console.stderr.print(f"{device.name}: measured", markup=False)
+                found[name] = job.result()
+                console.stderr.print(f"{name}: measured", markup=False)
             except MedgeError as error:
-                failures[device.name] = error.message
-                console.warn(f"{device.name}: {error.message}")
+                failures[name] = error.message
+                console.warn(f"{name}: {error.message}")
     if not found:
         raise ToolError(f"Not one device could measure: {' '.join(failures.values())}", fix="medge devices doctor NAME")
     document = {**summary(found), "failures": failures}

@@ -43,9 +43,9 @@ def export_job(run: Path, recipe: Recipe, path: Path) -> Outcome:
     with workspace.locked(run), tempfile.TemporaryDirectory() as scratch:
         made = remote_profile.make(recipe.profile, inputs, Path(scratch), device=device, seed=recipe.seed)
         offline.export(made, path, run)
-    document = {"job": made.spec.id, "device": device.name, "file": str(path), "bytes": path.stat().st_size,
-                "notice": NOTICE}  # fmt: skip
-    text = f"{path} ({document['bytes'] / 1e6:.1f} MB). On {device.name}: unzip it, python3 job.pyz. It holds images."
+    size = path.stat().st_size
+    document = {"job": made.spec.id, "device": device.name, "file": str(path), "bytes": size, "notice": NOTICE}
+    text = f"{path} ({size / 1e6:.1f} MB). On {device.name}: unzip it, python3 job.pyz. It holds images."
     return Outcome(document, lambda: console.stderr.print(text, markup=False, soft_wrap=True))
 
 
