@@ -22,7 +22,7 @@ from medge.errors import MedgeError, MissingError
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["HostKey", "Link", "LinkCut", "host_key", "refuse_missing_package"]
+__all__ = ["HostKey", "Link", "LinkCut", "Unreachable", "host_key", "refuse_missing_package"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,10 @@ _KEEPALIVE_SECONDS, _KEEPALIVES = 5, 4
 
 class LinkCut(MissingError):
     """The link was there and dropped: what was asked may be asked again."""
+
+
+class Unreachable(MissingError):
+    """Nobody answers at that address just now."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Link:
             await process.wait_closed()
             return process.exit_status, said.decode("utf-8", "replace").strip()
 
-        return self._do(listen(), 10.0)
+        return self._do(listen(), 30.0)
 
     def close(self) -> None:
         """Ends the far process and the connection; never raises for a link that is down already."""
@@ -131,7 +135,7 @@ class Link:
         try:
             return self._loop.run(work, seconds)
         except (asyncssh.Error, asyncssh.KeyImportError, OSError, EOFError, TimeoutError) as error:
-            raise _explained(error, self.device, seconds) from error
+            raise _explained(error, self.device, seconds, connecting=self._process is None) from error
 
 
 def host_key(device: Device) -> HostKey:
@@ -144,7 +148,7 @@ def host_key(device: Device) -> HostKey:
         work = asyncssh.get_server_host_key(device.host, device.port or (), **_config())
         key = loop.run(work, CONNECT_SECONDS)
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, EOFError, TimeoutError) as error:
-        raise _explained(error, device, CONNECT_SECONDS) from error
+        raise _explained(error, device, CONNECT_SECONDS, connecting=True) from error
     finally:
         loop.stop()
     if key is None:
@@ -192,7 +196,7 @@ async def _connect(device: Device) -> asyncssh.SSHClientConnection:
     )
 
 
-def _explained(error: BaseException, device: Device, seconds: float) -> MedgeError:
+def _explained(error: BaseException, device: Device, seconds: float, *, connecting: bool) -> MedgeError:
     """What went wrong and how to mend it; a LinkCut where asking again may help."""
     import asyncssh
 
@@ -217,16 +221,17 @@ def _explained(error: BaseException, device: Device, seconds: float) -> MedgeErr
             "device without --identity.",
         )
     if isinstance(error, ConnectionRefusedError):
-        return MissingError(f"{where} refused the connection: no ssh server listens there.", fix=_REACH)
+        return Unreachable(f"{where} refused the connection: no ssh server listens there.", fix=_REACH)
     if isinstance(error, (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError)):
         return LinkCut(f"The link to {where} was cut: {error or 'it ended'}.", fix="Repeat the command.")
     if isinstance(error, ConnectionResetError):
         return LinkCut(f"The link to {where} was cut: {error.strerror or error}.", fix="Repeat the command.")
     if isinstance(error, TimeoutError):
-        return LinkCut(f"{where} did not answer within {seconds:g} s.", fix=_REACH)
+        kind = Unreachable if connecting else LinkCut
+        return kind(f"{where} did not answer within {seconds:g} s.", fix=_REACH)
     if isinstance(error, asyncssh.ChannelOpenError):
         return LinkCut(f"{where} opened no channel: {error.reason}.", fix="Allow the user a command there.")
-    return MissingError(f"{where} cannot be reached: {error}.", fix=_REACH)
+    return Unreachable(f"{where} cannot be reached: {error}.", fix=_REACH)
 
 
 def _record_again(device: Device) -> str:

@@ -20,7 +20,7 @@ from medge.conversation import Agent, connected, error_of
 from medge.device_book import Device
 from medge.errors import IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.spec import RESULT, Spec, seal_of
-from medge.link import LinkCut
+from medge.link import LinkCut, Unreachable
 from medge.records import File, sha256_of_file, to_json
 
 __all__ = ["Finished", "Told", "run_job", "verified"]
@@ -28,7 +28,7 @@ __all__ = ["Finished", "Told", "run_job", "verified"]
 Told = Callable[[Mapping[str, Any]], None]
 
 GRACE_SECONDS = 60.0  # a job whose host fell silent ends itself after so long
-_ATTEMPTS = 12  # in a row that brought nothing further
+_PATIENCE_SECONDS = 120.0  # without anything further, however often the link came back
 _POLL_SECONDS = 1.0
 
 
@@ -58,14 +58,17 @@ def run_job(
     the next job need not send them; images never do. Raises MissingError, ToolError, or what the job itself raised.
     """
     job = _Job(device, spec, files, archive, fetched, keep=keep, told=told, grace_seconds=grace_seconds)
-    failures, last = 0, -1
+    failures, last, since = 0, -1, time.monotonic()
     while True:
         try:
             return job.attempt()
-        except LinkCut as error:
-            failures = failures + 1 if job.progress == last else 0
-            last = job.progress
-            if failures >= _ATTEMPTS:
+        except (LinkCut, Unreachable) as error:
+            if isinstance(error, Unreachable) and not job.contacted:
+                raise
+            if job.progress != last:
+                failures, last, since = 0, job.progress, time.monotonic()
+            failures += 1
+            if time.monotonic() - since > _PATIENCE_SECONDS:
                 raise MissingError(f"{error.message} Tried {failures} times in a row.", fix=error.fix) from error
             told({"step": "link", "text": f"{error.message} Trying again."})
             time.sleep(min(5.0, 0.1 * 2**failures) * random.uniform(0.5, 1.0))
@@ -89,9 +92,11 @@ class _Job:
         self._seen = 0
         self._finished: Finished | None = None
         self.progress = 0
+        self.contacted = False
 
     def attempt(self) -> Finished:
         with connected(self._device) as agent:
+            self.contacted = True
             who = f"{_user()} on {socket.gethostname()}"
             if self._finished is None:
                 answer = agent.ask("open", job=self._spec.id, who=who, grace_seconds=self._grace_seconds,

@@ -19,7 +19,7 @@ from medge.device_book import Device
 from medge.errors import MissingError, ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.job.spec import Blocks, Graph, Labelled, Spec
-from medge.link import LinkCut
+from medge.link import LinkCut, Unreachable
 from medge.package_runtime import write_job
 from medge.records import Engine, File, from_json, read_json, sha256_of_file, sha256_of_json, write_json
 from medge.runtime.child import logits_in_child
@@ -56,7 +56,7 @@ def facts_of(device: Device) -> dict[str, Any]:
     try:
         with conversation.connected(device) as agent:
             facts: dict[str, Any] = kind.facts(agent.output)
-    except LinkCut as error:
+    except (LinkCut, Unreachable) as error:
         if device.facts is None:
             raise
         console.warn(f"{error.message} Taken for the machine that it was when it last answered.")

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,26 @@ class InProcess:
             "/bin/sh", "-c", process.command, env=self._environment, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
-        code = await child.wait()
-        await process.stdout.drain()
-        process.exit(code)
+        asyncssh = self._asyncssh
+
+        async def upwards(source: Any, target: Any) -> None:
+            while block := await source.read(1 << 16):
+                target.write(block)
+                await target.drain()
+
+        async def downwards() -> None:
+            with suppress(asyncssh.Error, OSError):
+                await upwards(process.stdin, child.stdin)
+            child.stdin.close()
+
+        down = asyncio.ensure_future(downwards())
+        try:
+            await asyncio.gather(upwards(child.stdout, process.stdout), upwards(child.stderr, process.stderr))
+            process.exit(await child.wait())
+        except (asyncssh.Error, OSError):
+            child.stdin.close()
+        finally:
+            down.cancel()
 
     def stop(self) -> None:
         async def end() -> None:

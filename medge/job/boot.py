@@ -9,6 +9,7 @@ def _start() -> int:
         sys.stderr.write("error: medge needs Python 3.8 or newer, this is %s\n" % sys.version.split()[0])  # noqa: UP031
         return 3
     try:
+        from medge.job import steps  # noqa: F401 - numpy is missing now or never
         from medge.job.run import main
     except ImportError as error:
         if (error.name or "").startswith("medge"):
