@@ -143,6 +143,19 @@ def validate(
 @app.command()
 def profile(
     device: Annotated[str | None, typer.Option(help="Where to measure: local.")] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="steady (always), sporadic, cold or soak; may be repeated.")
+    ] = None,
+    power_mode: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
+    ] = None,
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Measure with clocks at their highest, then put them back.")
+    ] = False,
+    estimate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MACHINE", help="Also estimate for a machine that is not here, e.g. jetson-orin-nano."),
+    ] = None,
     name: Run = None,
     settings: Set = None,
     json: Json = False,
@@ -150,7 +163,9 @@ def profile(
     """Measure the latency of all engines in interleaved blocks."""
     from medge import commands
 
-    changes = [f"profile.device={device}"] if device else []
+    changes = commands.profile_settings(
+        device=device, scenarios=scenario, power_mode=power_mode, lock_clocks=lock_clocks, estimate=estimate
+    )
     _continue("profile", name, [*changes, *(settings or [])], json, commands)
 
 

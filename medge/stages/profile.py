@@ -1,26 +1,32 @@
 """Profile: how fast and how heavy every engine is on a device, beside each other and beside the float engine.
 
-Writes `latency.json` and `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block).
+Writes `latency.json` and `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block); of other
+scenarios than steady `raw/<scenario>.json`, of estimates `estimates` in `latency.json`, which nothing ranks.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medge import console, engines, interleave, plugins
+from medge import console, engines, interleave, plugins, scenario_results, scenarios
 from medge.data import dataset
+from medge.devices._power import powered
+from medge.devices.local import run_here
 from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.records import Engine, sha256_of_json, to_json, write_json
 from medge.runtime.bench import BLOCK, latency_of
+from medge.runtime.sampling import Sampler
 from medge.sections import ProfileSection
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
@@ -46,18 +52,74 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
     scratch.mkdir(exist_ok=True)
     images = _write_images(inputs["data"].folder, scratch / "images.npy")
     facts, before = device.facts(), device.state()
-    measured = interleave.measure(found, images=images, threads=threads, section=section, seed=seed, logs=scratch)
+    with powered(device, run_here, mode=section.power_mode, lock=section.lock_clocks) as power:
+        with Sampler(device.sample) as sampler:
+            measured = interleave.measure(
+                found, images=images, threads=threads, section=section, seed=seed, logs=scratch
+            )
+        if not set(measured.series) - {CONTROL}:
+            raise ToolError(
+                "Not one engine could be measured: " + " ".join(measured.failures.values()),
+                fix="Run the engine by itself: medge validate; it says what the backend refuses.",
+            )
+        raw = _other_scenarios(section, found, measured, images, threads, seed, scratch, device.sample)
     after = device.state()
-    if not set(measured.series) - {CONTROL}:
-        raise ToolError(
-            "Not one engine could be measured: " + " ".join(measured.failures.values()),
-            fix="Run the engine by itself: medge validate; it says what the backend refuses.",
-        )
     _write_raw(work / "raw", measured.series)
-    device_facts = {"kind": section.device, "facts": facts, "before": before, "after": after}
-    report = assemble([engine for engine, _ in found], measured, device=device_facts, threads=threads, seed=seed)
+    _write_raw_scenarios(work / "raw", raw)
+    device_facts = {
+        "kind": section.device, "facts": facts, "before": before, "after": after, "power": power,
+        "samples": sampler.samples,
+    }  # fmt: skip
+    report = assemble(
+        [engine for engine, _ in found], measured, device=device_facts, threads=threads, seed=seed, scenarios=raw
+    )
+    report["estimates"] = _estimates(section, inputs, report)
     write_json(work / "latency.json", report)
     return _values(report)
+
+
+def _other_scenarios(
+    section: ProfileSection,
+    found: list[tuple[Engine, Path]],
+    measured: Interleaved,
+    images: Path,
+    threads: int,
+    seed: int,
+    logs: Path,
+    sample: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """Raw values of the scenarios besides steady, over the engines that lived through that one."""
+    medians = {name: float(np.median(one.all_ns())) for name, one in measured.series.items() if name != CONTROL}
+    return scenarios.run(
+        section.scenarios,
+        [pair for pair in found if pair[0].name in medians],
+        settings={name: getattr(section, name).model_dump() for name in scenarios.SCENARIOS},
+        fastest=min(medians, key=lambda name: (medians[name], name)),
+        images=images,
+        threads=threads,
+        seed=seed,
+        logs=logs,
+        sample=sample,
+        warn=console.warn,
+    )
+
+
+def _write_raw_scenarios(folder: Path, raw: dict[str, Any]) -> None:
+    for name, measured in raw.items():
+        (folder / f"{name}.json").write_text(json.dumps(measured) + "\n", encoding="utf-8")
+
+
+def _estimates(section: ProfileSection, inputs: Inputs, report: dict[str, Any]) -> dict[str, Any] | None:
+    """A roofline for each machine that was asked for, and how far the same method is off here; None if none was."""
+    if not section.estimate:
+        return None
+    from medge import estimate, host_peak
+
+    graphs = {path.parent.name: path for path in inputs["compress"].folder.glob("*/model.onnx")}
+    host = None
+    if section.device == "local":
+        host = host_peak.host_machine(report["device"]["facts"]["cpu"] or "this machine", report["threads"])
+    return estimate.report(graphs, section.estimate, host=host, measured=report["engines"])
 
 
 def _cores_allowed() -> int:
@@ -84,13 +146,28 @@ def _write_raw(folder: Path, series: dict[str, Series]) -> None:
 
 
 def assemble(
-    found: list[Engine], measured: Interleaved, *, device: dict[str, Any], threads: int, seed: int
+    found: list[Engine],
+    measured: Interleaved,
+    *,
+    device: dict[str, Any],
+    threads: int,
+    seed: int,
+    scenarios: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What latency.json holds: latencies, and the ratio of each pair of engines, from the series alone."""
+    """What latency.json holds: latencies, the ratio of each pair of engines, what came of other scenarios (`scenarios`:
+    their raw values), and whether the machine was steady enough, from the series alone."""
     series = {name: one for name, one in measured.series.items() if name != CONTROL}
     medians = {name: one.block_medians_ms() for name, one in series.items()}
     sizes = {engine.name: engine.bytes for engine in found}
     ratios = _all_ratios(medians, seed=seed)
+    latencies = {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()}
+    control = _control(measured, seed=seed)
+    others = scenario_results.summarise(
+        scenarios or {}, {name: one["p50_ms"] for name, one in latencies.items()}, seed=seed
+    )
+    stability = scenario_results.stability(control, others, device.get("samples", []))
+    for reason in stability["reasons"] if stability["verdict"] == "unstable" else []:
+        console.warn(f"unstable: {reason}.")
     return {
         "device": device,
         "threads": threads,
@@ -98,11 +175,13 @@ def assemble(
         "blocks": measured.rounds,
         "seconds": measured.seconds,
         "reference": measured.reference,
-        "engines": {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()},
+        "engines": latencies,
         "ratio_to_float": {e.name: _to_own_float(e, ratios) for e in found if e.name in series},
         "ratio_to_reference": {name: _to(name, measured.reference, ratios) for name in series},
         "ratios": ratios,
-        "aa_control": _control(measured, seed=seed),
+        "aa_control": control,
+        "scenarios": others,
+        "stability": stability,
         "failures": measured.failures,
     }
 
@@ -149,11 +228,6 @@ def _control(measured: Interleaved, *, seed: int) -> dict[str, Any]:
         measured.series[CONTROL].block_medians_ms(), measured.series[reference].block_medians_ms(), seed=seed
     )
     stable = ratio.lower >= 1 - AA_TOLERANCE and ratio.upper <= 1 + AA_TOLERANCE
-    if not stable:
-        console.warn(
-            f"one engine measured twice gave a ratio of {ratio.ratio:.3f} [{ratio.lower:.3f}, {ratio.upper:.3f}]: "
-            "latencies from this run are unstable."
-        )
     verdict = "stable" if stable else "unstable"
     return {"engine": reference, **_rounded(ratio), "tolerance": AA_TOLERANCE, "verdict": verdict}
 
@@ -165,5 +239,6 @@ def _values(report: dict[str, Any]) -> dict[str, Any]:
         "reference": report["reference"],
         "threads": report["threads"],
         "aa_control": report["aa_control"]["verdict"],
+        "stability": report["stability"]["verdict"],
         "failures": report["failures"],
     }
