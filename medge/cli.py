@@ -163,6 +163,19 @@ def profile(
         bool,
         typer.Option("--cache/--no-cache", help="Engines may stay on the device; or nothing may."),
     ] = True,
+    scenario: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="steady (always), sporadic, cold or soak; may be repeated.")
+    ] = None,
+    power_mode: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
+    ] = None,
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Measure with clocks at their highest, then put them back.")
+    ] = False,
+    estimate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MACHINE", help="Also estimate for a machine that is not here, e.g. jetson-orin-nano."),
+    ] = None,
     name: Run = None,
     settings: Set = None,
     json: Json = False,
@@ -171,6 +184,9 @@ def profile(
     from medge import commands, profile_commands
 
     changes = profile_commands.settings_of(device, data_on_device, cache=cache)
+    changes += commands.profile_settings(
+        device=None, scenarios=scenario, power_mode=power_mode, lock_clocks=lock_clocks, estimate=estimate
+    )
     folder, recipe = commands.start(None, name, [*changes, *(settings or [])])
     if export is not None:
         finish(profile_commands.export_job(folder, recipe, export), json)

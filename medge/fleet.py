@@ -65,7 +65,7 @@ def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "facts_sha256": sha256_of_json(result["device"]["facts"]),
             "cpu": result["device"]["facts"].get("cpu"),
             "board": result["device"]["facts"].get("board"),
-            "power_mode": (result["device"]["before"] or {}).get("power_mode"),
+            "power_mode": result["device"].get("before", {}).get("power_mode"),
             "failures": {engine: one["message"] for engine, one in result["failures"].items()},
         }
         for name, result in found.items()

@@ -125,7 +125,9 @@ def made_of(
 ) -> list[Receipt]:  # fmt: skip
     """A receipt for every engine that was measured; `report` is what latency.json holds."""
     facts = report["device"]["facts"]
-    mode = (report["device"]["before"] or {}).get("power_mode")
+    power = report["device"].get("power") or {}
+    state = power.get("during") or report["device"].get("before") or {}
+    mode = state.get("power_mode")
     return [
         Receipt(
             engine=engine.name,

@@ -18,7 +18,7 @@ from medge.data import dataset
 from medge.device_book import Device
 from medge.errors import MissingError, ToolError
 from medge.interleave import CONTROL, Interleaved, Series
-from medge.job.spec import Blocks, Graph, Labelled, Spec
+from medge.job.spec import Graph, Labelled, Spec
 from medge.link import LinkCut, Unreachable
 from medge.package_runtime import write_job
 from medge.records import Engine, File, from_json, read_json, sha256_of_file, sha256_of_json, write_json
@@ -79,7 +79,7 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
         finished = send(device, made, scratch / "fetched", section=section)
         spec, result, fetched = made.spec, finished.result, finished.folder
     device_book.remember(device, result["device"]["facts"])
-    return write_stage(device, spec, result, fetched, inputs, work)
+    return write_stage(section, device, spec, result, fetched, inputs, work)
 
 
 def make(section: ProfileSection, inputs: Inputs, scratch: Path, *, device: Device, seed: int) -> Made:
@@ -110,7 +110,7 @@ def make(section: ProfileSection, inputs: Inputs, scratch: Path, *, device: Devi
         graphs=graphs,
         images=listed(images, "images.npy"),
         labelled=_labelled(section, inputs["data"].folder, scratch, listed),
-        bench=Blocks(section.blocks, section.seconds, section.warmup_seconds),
+        bench=profile.conditions_of(section),
         limit_seconds=section.limit_minutes * 60,
     )
     archive = scratch / "job.pyz"
@@ -123,9 +123,9 @@ def send(device: Device, made: Made, fetched: Path, *, section: ProfileSection) 
     with console.progress(f"profile on {device.name}", section.blocks, unit="rounds") as advance:
 
         def told(event: Mapping[str, Any]) -> None:
-            if event["step"] == "measure" and "text" not in event:
+            if event["step"] == "measure":
                 advance()
-            elif event["step"] in ("failure", "link", "measure"):
+            elif event["step"] in ("failure", "link", "note"):
                 console.warn(f"{device.name}: {event['text']}")
 
         return remote.run_job(device, made.spec, files=made.files, archive=made.archive, fetched=fetched, told=told,
@@ -133,7 +133,13 @@ def send(device: Device, made: Made, fetched: Path, *, section: ProfileSection) 
 
 
 def write_stage(
-    device: Device, spec: Spec, result: Mapping[str, Any], fetched: Path, inputs: Inputs, work: Path
+    section: ProfileSection,
+    device: Device,
+    spec: Spec,
+    result: Mapping[str, Any],
+    fetched: Path,
+    inputs: Inputs,
+    work: Path,
 ) -> dict[str, Any]:
     """latency.json, raw/, receipts/, the engines that were built there, and predictions/ of a labelled set."""
     measured = _measured(result["measured"])
@@ -143,9 +149,13 @@ def write_stage(
     built = [from_json(Engine, item) for item in result["built"]]
     _keep_built(built, fetched, work)
     profile.write_raw(work / "raw", measured.series)
+    profile.write_raw_scenarios(work / "raw", result["scenarios"])
     about = {**result["device"], "name": device.name, "python": result["python"]}
     found = [*spec.engines, *built]
-    report = profile.assemble(found, measured, device=about, threads=result["threads"], seed=spec.seed)
+    report = profile.assemble(
+        found, measured, device=about, threads=result["threads"], seed=spec.seed, raw_scenarios=result["scenarios"]
+    )
+    report["estimates"] = profile.estimates(section, inputs, report)
     report["failures"] = {**report["failures"], **{name: one["message"] for name, one in result["failures"].items()}}
     if result["clock_jump_seconds"]:
         console.warn(f"the clock of {device.name} jumped by {result['clock_jump_seconds']} s while it measured.")

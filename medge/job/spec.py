@@ -5,21 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
+from medge.measuring import Conditions
 from medge.records import Engine, File, sha256_of_json
 
-__all__ = ["RESULT", "SCHEMA", "Blocks", "Graph", "Labelled", "Spec", "seal_of"]
+__all__ = ["RESULT", "SCHEMA", "Graph", "Labelled", "Spec", "seal_of"]
 
 SCHEMA = 1
 RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Interleaved measuring: at least so many rounds and seconds (medge.interleave)."""
-
-    blocks: int
-    seconds: float
-    warmup_seconds: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Spec:
     graphs: Tuple[Graph, ...]
     images: File
     labelled: Optional[Labelled]
-    bench: Optional[Blocks]
+    bench: Optional[Conditions]
     limit_seconds: float
     schema: int = SCHEMA
 

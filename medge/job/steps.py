@@ -16,8 +16,8 @@ import numpy as np
 
 from medge import plugins
 from medge.errors import DataError, MedgeError, MissingError, ToolError
-from medge.interleave import Interleaved, measure
 from medge.job.spec import Graph, Labelled, Spec
+from medge.measuring import Measured, measure
 from medge.records import Engine, File, file_record, sha256_of_json, to_json, verify_files
 from medge.runtime.child import logits_in_child
 from medge.runtime.machine import cores_allowed, machine
@@ -50,18 +50,17 @@ class Steps:
         _link(images, named)
         answers = self._answers(named, step="selftest")
         scores = self._score(self._spec.labelled) if self._spec.labelled is not None else None
-        before = kind.state()
-        measured = self._measure(named)
-        after = kind.state()
+        measured = self._measure(kind, named)
         return {
-            "device": {"kind": self._spec.kind, "facts": facts, "before": before, "after": after},
+            "device": {"kind": self._spec.kind, "facts": facts, **(measured.device if measured else {})},
             "facts_sha256": sha256_of_json(facts),
             "threads": self._threads,
             "engines": {engine.name: self._about(engine) for engine, _ in self._engines},
             "built": built,
             "answers": answers,
             "score": scores,
-            "measured": None if measured is None else asdict(measured),
+            "measured": None if measured is None else asdict(measured.steady),
+            "scenarios": {} if measured is None else measured.others,
             "failures": self._failures,
         }
 
@@ -178,7 +177,7 @@ class Steps:
             )
         return {"set": labelled.name, **columns, "logits": self._answers(images, step="score")}
 
-    def _measure(self, images: Path) -> Optional[Interleaved]:
+    def _measure(self, kind: Any, images: Path) -> Optional[Measured]:
         if self._spec.bench is None or not self._engines:
             return None
         rounds = self._spec.bench.blocks
@@ -191,8 +190,8 @@ class Steps:
         logs = self._folder / "logs"
         logs.mkdir(exist_ok=True)
         return measure(
-            self._engines, images=images, threads=self._threads, section=self._spec.bench, seed=self._spec.seed,
-            logs=logs, advance=advance, warn=lambda text: self._tell({"step": "measure", "text": text}),
+            kind, self._engines, images=images, threads=self._threads, seed=self._spec.seed, logs=logs,
+            conditions=self._spec.bench, advance=advance, warn=lambda text: self._tell({"step": "note", "text": text}),
         )  # fmt: skip
 
     def _fail(self, name: str, error: MedgeError) -> None:
