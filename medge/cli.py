@@ -183,6 +183,7 @@ def profile(
     """Measure the latency of all engines in interleaved blocks, here or on another machine."""
     from medge import commands, profile_commands
 
+    profile_commands.refuse_unclear(device, export=export, import_=import_)
     changes = profile_commands.settings_of(device, data_on_device, cache=cache)
     changes += commands.profile_settings(
         device=None, scenarios=scenario, power_mode=power_mode, lock_clocks=lock_clocks, estimate=estimate

@@ -175,6 +175,10 @@ def _config() -> dict[str, Any]:
 async def _connect(device: Device) -> asyncssh.SSHClientConnection:
     import asyncssh
 
+    if not device.host:
+        raise MissingError(
+            f"{device.name} has no network.", fix=f"medge profile --device {device.name} --export job.zip"
+        )
     if device.host_key is None:
         raise MissingError(
             f"No host key of {device.name} is recorded, so it could be any machine.",

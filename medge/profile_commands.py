@@ -14,7 +14,7 @@ from medge.errors import RecipeError
 from medge.recipe import Recipe
 from medge.records import NOTICE
 
-__all__ = ["export_job", "import_result", "is_fleet", "measure_fleet", "settings_of"]
+__all__ = ["export_job", "import_result", "is_fleet", "measure_fleet", "refuse_unclear", "settings_of"]
 
 _ALL = "all:"
 
@@ -27,6 +27,16 @@ def settings_of(devices: Sequence[str] | None, data_on_device: str | None, *, ca
     if data_on_device is not None:
         changes.append(f"profile.data_on_device={data_on_device}")
     return changes
+
+
+def refuse_unclear(devices: Sequence[str] | None, *, export: Path | None, import_: Path | None) -> None:
+    """Raises RecipeError for options that contradict each other."""
+    if export is not None and import_ is not None:
+        raise RecipeError("--export writes a job, --import reads a result.", fix="One after the other.")
+    if import_ is not None and devices:
+        raise RecipeError("--import knows the device: the result is its own.", fix="Leave --device out.")
+    if export is not None and is_fleet(devices):
+        raise RecipeError("A job is exported for one device.", fix="Once for each: --device NAME --export NAME.zip")
 
 
 def is_fleet(devices: Sequence[str] | None) -> bool:

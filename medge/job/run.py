@@ -16,7 +16,7 @@ import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from medge.errors import IntegrityError, MedgeError
 from medge.job.spec import RESULT, SCHEMA, Spec, seal_of
@@ -44,7 +44,7 @@ def _online(folder: Path, store: Path) -> int:
             stream.write(json.dumps(event) + "\n")
 
         try:
-            result = _do(folder, [folder / "files", store], folder / "out", tell)
+            result = _do(folder, [folder / "files", store], folder / "out", tell, kept=store)
         except MedgeError as error:
             about = {"error": error.message, "kind": type(error).__name__, "fix": error.fix}
             write_json(folder / "error.json", about)
@@ -77,7 +77,14 @@ def _offline(folder: Path) -> int:
     return 0
 
 
-def _do(folder: Path, stores: List[Path], out: Path, tell: Callable[[Dict[str, Any]], None]) -> Dict[str, Any]:
+def _do(
+    folder: Path,
+    stores: List[Path],
+    out: Path,
+    tell: Callable[[Dict[str, Any]], None],
+    *,
+    kept: Optional[Path] = None,
+) -> Dict[str, Any]:
     """The sealed result. Raises MedgeError."""
     from medge.job.steps import Steps
 
@@ -86,7 +93,7 @@ def _do(folder: Path, stores: List[Path], out: Path, tell: Callable[[Dict[str, A
         raise IntegrityError(f"The job has schema {document.get('schema')!r}, not {SCHEMA}.", fix="Export it again.")
     spec = from_json(Spec, document)
     wall, steady = time.time(), time.monotonic()
-    result = Steps(spec, folder, stores, out, tell).run()
+    result = Steps(spec, folder, stores, out, tell, kept=kept).run()
     jump = (time.time() - wall) - (time.monotonic() - steady)
     result = {
         "schema": SCHEMA,

@@ -15,10 +15,20 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from medge import plugins
-from medge.errors import DataError, MedgeError, MissingError, ToolError
+from medge.errors import DataError, IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.spec import Graph, Labelled, Spec
 from medge.measuring import Measured, measure
-from medge.records import Engine, File, file_record, sha256_of_json, to_json, verify_files
+from medge.records import (
+    Engine,
+    File,
+    file_record,
+    from_json,
+    read_json,
+    sha256_of_json,
+    to_json,
+    verify_files,
+    write_json,
+)
 from medge.runtime.child import logits_in_child
 from medge.runtime.machine import cores_allowed, machine
 
@@ -28,10 +38,15 @@ Tell = Callable[[Dict[str, Any]], None]
 
 
 class Steps:
-    """One job in its folder. `stores` are searched for files named by their sha256; `out` takes those to bring home."""
+    """One job in its folder. `stores` are searched for files named by their sha256; `out` takes those to bring home;
+    `kept` is the store in which an engine that was built here may be found by the next job, None where nothing stays.
+    """
 
-    def __init__(self, spec: Spec, folder: Path, stores: List[Path], out: Path, tell: Tell) -> None:
+    def __init__(
+        self, spec: Spec, folder: Path, stores: List[Path], out: Path, tell: Tell, *, kept: Optional[Path] = None
+    ) -> None:
         self._spec, self._folder, self._stores, self._out, self._tell = spec, folder, stores, out, tell
+        self._kept = kept
         self._threads = spec.threads or cores_allowed()
         self._failures: Dict[str, Dict[str, str]] = {}
         self._engines: List[Tuple[Engine, Path]] = []
@@ -109,13 +124,37 @@ class Steps:
         lack = backend.missing(graph.precision)
         if lack is not None:
             raise MissingError(lack)
+        made_with = backend.versions()
+        key = sha256_of_json([graph.backend, graph.precision, graph.file.sha256, made_with])
+        folder = self._folder / "engines" / graph.name
+        found = self._kept_build(key, folder)
+        if found is not None:
+            return found
         source = self._folder / "graphs" / graph.name / "graph.onnx"
         _link(self._file(graph.file), source)
-        folder = self._folder / "engines" / graph.name
         folder.mkdir(parents=True)
         names = backend.build(source, folder, precision=graph.precision)
         files = tuple(file_record(folder, folder / name) for name in sorted(names))
-        return Engine(graph.variant, graph.backend, graph.precision, files, graph.file.sha256, backend.versions())
+        engine = Engine(graph.variant, graph.backend, graph.precision, files, graph.file.sha256, made_with)
+        if self._kept is not None:
+            for file in files:
+                shutil.copyfile(str(folder / file.path), str(self._kept / file.sha256))
+            write_json(self._kept / f"built-{key}.json", engine)
+        return engine
+
+    def _kept_build(self, key: str, folder: Path) -> Optional[Engine]:
+        """An engine that an earlier job built here from the same graph with the same versions, whole; else None."""
+        record = None if self._kept is None else self._kept / f"built-{key}.json"
+        if record is None or not record.is_file():
+            return None
+        try:
+            engine = from_json(Engine, read_json(record))
+            for file in engine.files:
+                _link(self._file(file), folder / file.path)
+        except (DataError, IntegrityError):
+            shutil.rmtree(str(folder), ignore_errors=True)
+            return None
+        return engine
 
     def _drop_unready(self) -> None:
         """Engines whose package this device lacks. Raises MissingError where no engine is left."""
