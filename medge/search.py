@@ -84,7 +84,7 @@ def explore(
         outcome = done[wanted.key] if wanted.key in done else evaluate(wanted)
         seconds = clock() - began
         spent += seconds
-        proposed.set_user_attr("overshoot", outcome.overshoot)
+        proposed.set_constraint("margins", outcome.overshoot)
         proposed.set_user_attr("seconds", seconds)
         proposed.set_user_attr("outcome", to_json(outcome))
         if outcome.judged and outcome.auc_lower is not None and outcome.latency is not None:
@@ -132,15 +132,9 @@ def _optuna() -> Any:
 
 def _study(database: Path, seed: int) -> Any:
     """The study in a database, made if need be. A trial proposes from all before it, so one seed a restart will do."""
-    import warnings
-
     optuna = _optuna()
     database.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=8, constraints_func=lambda t: (float(t.user_attrs["overshoot"]),)
-        )
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
     return optuna.create_study(
         storage=f"sqlite:///{database}",
         study_name="medge",

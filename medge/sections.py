@@ -233,6 +233,7 @@ class CompressSection(Section):
     """Variants by name. `float` always exists: it is what every other is compared with.
 
     gate: the trial, on validation images, by which a variant chooses among its chains; `validate` unless given.
+    search: none is made unless given, here or by `medge compress --search`.
     """
 
     calibration: Calibration = Calibration()
