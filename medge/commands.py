@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from medge.trial import Trial
 
 __all__ = [
-    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "start",
-    "variant_settings",
+    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "search_settings",
+    "start", "variant_settings",
 ]  # fmt: skip
 
 
@@ -68,6 +68,17 @@ def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[
         chain += [quantiser] if int8 else []
     text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
     return [f"compress.variants={text.strip()}"]
+
+
+def search_settings(*, search: bool, minutes: float | None, trials: int | None) -> list[str]:
+    """The settings of `medge compress --search`, with the budget that was named. Raises RecipeError for one without."""
+    if not search:
+        if minutes is not None or trials is not None:
+            raise RecipeError("--minutes and --trials are the budget of a search.", fix="Add --search.")
+        return []
+    return [f"compress.search.minutes={60 if minutes is None else minutes}"] + (
+        [] if trials is None else [f"compress.search.trials={trials}"]
+    )
 
 
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:

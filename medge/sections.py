@@ -26,6 +26,7 @@ __all__ = [
     "PackageSection",
     "Phantom",
     "ProfileSection",
+    "SearchSection",
     "Section",
     "SelectLimits",
     "SelectSection",
@@ -201,10 +202,38 @@ class Calibration(Section):
     images: Annotated[int, Field(ge=1)] = 300
 
 
+class SearchSection(Section):
+    """Chains tried by measurement, on `backend`, until the budget is spent; the best becomes the variant `search`.
+
+    ratios, epochs: what may be tried for prune, and for the trainings. images_per_epoch: training images in each (null:
+    all). distill: also try distillation as a step of its own. give_up_flips: a chain that has flipped more decisions
+    after a step is given up. rounds, seconds: of each measurement of latency, at least.
+    """
+
+    minutes: Annotated[float, Field(gt=0)] = 60.0
+    trials: Annotated[int, Field(ge=1)] = 100
+    backend: str = "openvino"
+    ratios: tuple[OpenFraction, ...] = (0.25, 0.375, 0.5, 0.625, 0.75)
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4)
+    images_per_epoch: Annotated[int, Field(ge=1)] | None = None
+    distill: bool = False
+    give_up_flips: Fraction = 0.1
+    rounds: Annotated[int, Field(ge=10)] = 60
+    seconds: Annotated[float, Field(gt=0)] = 2.0
+
+    @field_validator("epochs")
+    @classmethod
+    def _some_epochs(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value:
+            raise ValueError("name at least one number of epochs")
+        return value
+
+
 class CompressSection(Section):
     """Variants by name. `float` always exists: it is what every other is compared with.
 
     gate: the trial, on validation images, by which a variant chooses among its chains; `validate` unless given.
+    search: none is made unless given, here or by `medge compress --search`.
     """
 
     calibration: Calibration = Calibration()
@@ -212,9 +241,12 @@ class CompressSection(Section):
         "int8": Variant(first_passing=((Step(compressor="ptq"),), (Step(compressor="qat"),)))
     }
     gate: ValidateSection | None = None
+    search: SearchSection | None = None
 
     @model_validator(mode="after")
     def _float_is_kept(self) -> CompressSection:
+        if "search" in self.variants and self.search is not None:
+            raise ValueError("'search' is what the search finds: name this variant otherwise")
         if "float" in self.variants:
             raise ValueError("'float' is the uncompressed model and always there: name this variant otherwise")
         return self

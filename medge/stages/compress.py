@@ -1,6 +1,7 @@
 """compress: the float model and every variant of the recipe as ONNX files, each variant gated on validation images.
 
     <variant>/model.onnx  validation.csv (torch's outputs)  variant.json (the chain, the gate's figures, the log)
+    search.json  search.png  searched.yaml (with compress.search: medge.search_report)
 
 A variant whose folder is there is finished; a chain that has been tried keeps its result in scratch/ until the stage
 ends. So a killed stage goes on at the chain, and within a training at the epoch, where it stopped.
@@ -20,7 +21,7 @@ from medge.compressors import Context
 from medge.data import dataset
 from medge.predictions import Predictions
 from medge.records import sha256_of_file
-from medge.sections import CompressSection, Step, ValidateSection, Variant
+from medge.sections import CompressSection, SearchSection, Step, ValidateSection, Variant
 from medge.variants import CompressedVariant, load, save
 from medge.workspace import Inputs
 
@@ -36,8 +37,9 @@ __all__ = ["run"]
 def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     """Returns {"variants": {name: {"verdict", "chain", "onnx_sha256"}}, "calibration": {"path", "sha256", "images"}}.
 
-    The stage passes whatever its variants' verdicts: a variant that fails is dropped by select, not here. Raises
-    RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit.
+    The stage passes whatever its variants' verdicts: a variant that fails is dropped by select, not here. With
+    `section.search` also {"search": medge.search_report.summary}, and {"verdict": "fail"} where it found nothing.
+    Raises RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit.
     """
     chains.check(section.variants)
     data = dataset.load(inputs["data"].folder)
@@ -49,7 +51,11 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
     bench = _Bench(data, teacher, listed, section.gate or ValidateSection(), seed, work)
     found = [_float(bench, inputs["finetune"].folder)]
     found += [_variant(bench, name, variant) for name, variant in section.variants.items()]
+    searched: dict[str, Any] = {}
+    if section.search is not None:
+        searched = _search(bench, section.search, found)
     return {
+        **searched,
         "variants": {v.name: {"verdict": v.verdict, "chain": v.chain, "onnx_sha256": v.onnx_sha256} for v in found},
         "calibration": {"path": listed.path.as_posix(), "sha256": listed.sha256, "images": len(listed.indices)},
     }
@@ -78,17 +84,40 @@ def _float(bench: _Bench, finetuned: Path) -> CompressedVariant:
     return _finish(bench, aside, folder, bench.teacher, CompressedVariant("float", False, [], log, "", "pass"))
 
 
-def _variant(bench: _Bench, name: str, variant: Variant) -> CompressedVariant:
-    """Tries the variant's chains in order and keeps the first that passes the gate, else the last."""
+def _search(bench: _Bench, section: SearchSection, found: list[CompressedVariant]) -> dict[str, Any]:
+    """Searches, and adds what was found to `found` as the variant `search`, where a chain was found."""
+    from medge import search, search_report
+    from medge.search_trials import Lab
+
+    work = bench.work / "scratch" / "search-trials"
+    lab = Lab(bench.data, bench.listed.indices, bench.teacher, bench.gate, section, bench.seed, work)
+    result = search.run(lab, work / "trials.db")
+    search_report.write(result, bench.work, section, bench.gate)
+    if result.chosen is not None and result.chosen.chain:
+        chain = tuple(Step.model_validate(step) for step in result.chosen.chain)
+        trained = lab.works(chain)  # where the trial left its checkpoints
+        found.append(_variant(bench, "search", Variant(first_passing=(chain,)), works=trained, log=[result.sentence]))
+    verdict = {"verdict": "fail"} if result.chosen is None else {}
+    return {**verdict, "search": search_report.summary(result)}
+
+
+def _variant(
+    bench: _Bench, name: str, variant: Variant, *, works: Sequence[Path] = (), log: Sequence[str] = ()
+) -> CompressedVariant:
+    """Tries the variant's chains in order and keeps the first that passes the gate, else the last.
+
+    works: the folders of the only chain's checkpoints where they are elsewhere; log: what was known before.
+    """
     folder = bench.work / name
     if (folder / "variant.json").is_file():
         return load(folder)
-    tried: list[str] = []
+    tried: list[str] = list(log)
     for k, chain in enumerate(variant.first_passing):
         place = bench.work / "scratch" / name / str(k)
-        attempt = _attempt(bench, name, chain, place, _works(bench.work / "scratch" / name, variant, k))
+        folders = works or _works(bench.work / "scratch" / name, variant, k)
+        attempt = _attempt(bench, name, chain, place, folders)
         tried += attempt.log
-        console.say(f"{name}: {attempt.log[-1]}")
+        console.say(f"{name}: {attempt.log[-1]}".replace("[", r"\["))
         if attempt.verdict == "pass" or k == len(variant.first_passing) - 1:
             break
     why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate and it is the last"
