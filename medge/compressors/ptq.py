@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medge import console
 from medge.compressors._options import check_choice, check_flag, check_names, check_number, layers_named
 from medge.fake_quantize import imported_nncf
+from medge.quantised import keep_biases
 from medge.quiet import quiet
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
     from medge.compressors import Context
 
-__all__ = ["QUANTISES", "Options", "apply", "quantise", "quantisers"]
+__all__ = ["LEAVES_IN_FLOAT", "QUANTISES", "Options", "apply", "quantise", "quantisers"]
 
 QUANTISES = True
+LEAVES_IN_FLOAT = "ignored"  # the option that a rollback adds its layers to; applying again trains nothing
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Options:
         that processors whose 8-bit products saturate (x86 without VNNI) cannot overflow. NNCF's own default,
         `first_layer`, costs the stem one bit, which on EfficientNet-Lite0 caused most of the flipped decisions. With
         `disable` such a processor may still overflow: each device is judged by its own predictions.
-    ignored: torch modules left in float with all below them, such as `backbone.conv_stem` or `backbone.blocks.0`;
-        * and ? as in file names.
+    ignored: torch modules left in float with all below them, such as `backbone.conv_stem` or `backbone.blocks.0`, or
+        functions that a module calls, such as the addition `backbone.blocks.1.1:add`; * and ? as in file names.
     subset_size: at most so many of the calibration images are used.
     signed: int8 activations with zero point 0 everywhere, as TensorRT reads them. NNCF gives uint8 to what is never
         negative, after ReLU say; signed, that keeps 7 of its 8 bits.
@@ -107,6 +109,7 @@ def quantise(model: nn.Module, images: Iterator[torch.Tensor], options: Options)
         )
     if options.signed:
         _make_signed(quantised)
+    keep_biases(quantised, model)
     return quantised.eval()
 
 
@@ -125,4 +128,13 @@ def _make_signed(model: nn.Module) -> None:
 def _float_patterns(model: nn.Module, ignored: tuple[str, ...]) -> list[str]:
     """Regular expressions over NNCF's node names (`backbone/blocks/0/conv/conv2d/0`) of all that stays in float."""
     # Everything outside the backbone: the normalisation of the input, and the head.
-    return ["(?!backbone/).*", *(f"{re.escape(name.replace('.', '/'))}/.*" for name in layers_named(model, ignored))]
+    return ["(?!backbone/).*", *map(_pattern, layers_named(model, ignored))]
+
+
+def _pattern(name: str) -> str:
+    """`backbone.blocks.1.1:add` is backbone/blocks/1/1/add/0 and all further calls, `:add/1` the second call alone."""
+    module, colon, function = name.partition(":")
+    path = re.escape(module.replace(".", "/"))
+    if not colon:
+        return f"{path}/.*"
+    return f"{path}/{re.escape(function)}" + ("" if "/" in function else "/[0-9]+")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from medge.compressors import ptq
 from medge.compressors._options import part
+from medge.quantised import forget_biases
 from medge.recovery import Job, Training, recover
 
 if TYPE_CHECKING:
@@ -63,4 +64,5 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     cannot be kept in a checkpoint without pickled code.
     """
     student = copy.deepcopy(model) if ptq.quantisers(model) else ptq.apply(model, options.initial, context)
+    forget_biases(student)
     return recover(student, Job("qat", context.work / "qat.pt", repr(options), part(options, Training)), context)
