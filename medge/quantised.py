@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Layer", "Served", "cause", "forget_biases", "is_of_weights", "keep_biases", "layers", "remove", "serving",
-    "switched_off",
+    "squeezes", "switched_off",
 ]  # fmt: skip
 
 _HOOKS = "__nncf_hooks."
@@ -33,7 +33,7 @@ _PASSING = {
     "max_pool2d", "reshape", "view", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "dropout", "pad",
     "contiguous", "clone", "to", "chunk", "split", "__getitem__", "cat", "relu", "relu_", "hardtanh", "hardtanh_",
 }  # fmt: skip
-_SQUEEZES = re.compile("squeeze|excit|^SE|Attn$|gather", re.IGNORECASE)
+_SQUEEZES = re.compile("Squeeze|Excite|^(Effective)?SE[A-Z]|^E[cC][aA][A-Z]|^Ceca")
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,17 @@ def layers(model: nn.Module, example: torch.Tensor) -> tuple[list[Layer], list[S
     `example` is one batch of the model's input.
     """
     served = _served(model, example)
-    squeezes = [name for name, module in model.named_modules() if name and _SQUEEZES.search(type(module).__name__)]
+    blocks = squeezes(model)
     found: dict[str, set[str]] = {}
     for operation in _in_order(model, example):
         if any(operation in quantiser.readers for quantiser in served):
-            found.setdefault(_layer_of(operation, squeezes), set()).add(operation)
+            found.setdefault(_layer_of(operation, blocks), set()).add(operation)
     return [Layer(name, frozenset(operations)) for name, operations in found.items()], served
+
+
+def squeezes(model: nn.Module) -> list[str]:
+    """Names of the squeeze-and-excitation blocks, known by their class's name."""
+    return [name for name, module in model.named_modules() if name and _SQUEEZES.search(type(module).__name__)]
 
 
 def serving(served: Sequence[Served], chosen: Collection[Layer]) -> tuple[str, ...]:
@@ -181,11 +186,11 @@ def _graph(model: nn.Module, example: torch.Tensor) -> Any:
         return build_nncf_graph(model, example)
 
 
-def _layer_of(operation: str, squeezes: Sequence[str]) -> str:
+def _layer_of(operation: str, blocks: Sequence[str]) -> str:
     """`backbone/blocks/1/1/add/0` is of the layer `backbone.blocks.1.1:add`, `.../conv_pw/conv2d/0` of its module."""
     module, function, number = operation.rsplit("/", 2)
     name = module.replace("/", ".")
-    squeeze = next((s for s in squeezes if name == s or name.startswith(f"{s}.")), None)
+    squeeze = next((s for s in blocks if name == s or name.startswith(f"{s}.")), None)
     if squeeze is not None:
         return squeeze
     if function in ("conv1d", "conv2d", "linear"):

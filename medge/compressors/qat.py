@@ -28,7 +28,7 @@ TAKES_QUANTISED = True
 
 @dataclass(frozen=True)
 class Options:
-    """How long and how fast to train (medge.recovery.Training); the last six are those of ptq, from whose result it
+    """How long and how fast to train (medge.recovery.Training); those from `preset` on are those of ptq, from whose result it
     starts. epochs: 0 gives ptq's model.
     """
 
@@ -45,6 +45,10 @@ class Options:
     ignored: tuple[str, ...] = ()
     subset_size: int = 300
     signed: bool = False
+    range_estimator: str = "default"
+    smooth_quant_alpha: float | None = None
+    se_in_float: bool = False
+    search: int = 0
 
     def __post_init__(self) -> None:
         part(self, Training)

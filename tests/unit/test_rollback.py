@@ -234,3 +234,12 @@ def test_parts_are_split_down_to_single_layers_by_their_modules() -> None:
     assert [len(part) for part in rollback.split(parts[1])] == [2, 2]
     many = [quantised.Layer(f"b.{k}", frozenset()) for k in range(30)]
     assert [len(part) for part in rollback.split(many)] == [15, 15]
+
+
+def test_squeezes_are_whole_layers_and_a_sequence_of_layers_is_none() -> None:
+    from medge.model import create, specify
+
+    model = create(specify("mobilenetv3_small_100", classes=2, head="plain", dropout=0.0, size=32))
+    names = quantised.squeezes(model)
+    assert len(names) == 9
+    assert all(name.endswith(".se") for name in names)
