@@ -23,7 +23,7 @@ def check(variants: dict[str, Variant]) -> None:
         listed = "\n".join(f"  - {p}" for p in found)
         raise RecipeError(
             f"Chains of compressors that cannot be followed:\n{listed}",
-            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Prune and distil before it.",
+            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Prune, distil or make it friendly before.",
         )
 
 

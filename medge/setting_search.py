@@ -1,7 +1,7 @@
 """Settings of post-training quantisation, tried one after the other and chosen by what they do to validation images.
 
-A setting's loss is the mean Kullback-Leibler divergence of its logits from the float model's. The list is fixed, so that
-a search is repeatable: the setting that was asked for, then changes of one option each, on top of the best so far.
+A setting's loss is the mean Kullback-Leibler divergence of its logits from the float model's. The list is fixed, so
+that a search is repeatable: the setting that was asked for, then changes of one option each, on top of the best so far.
 """
 
 from __future__ import annotations

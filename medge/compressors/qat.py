@@ -28,8 +28,8 @@ TAKES_QUANTISED = True
 
 @dataclass(frozen=True)
 class Options:
-    """How long and how fast to train (medge.recovery.Training); those from `preset` on are those of ptq, from whose result it
-    starts. epochs: 0 gives ptq's model.
+    """How long and how fast to train (medge.recovery.Training); those from `preset` on are ptq's, from whose result
+    it starts. epochs: 0 gives ptq's model.
     """
 
     epochs: int = 2
