@@ -193,7 +193,7 @@ def test_guilty_layers_go_back_to_float_and_the_exported_graph_has_them_so(
     margins = {name: -0.99 for name in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
     value = {
         "calibration": {"images": 8},
-        "variants": {"v": {"first_passing": [[{quantiser: options}]], "rollback": {"trials": 20}}},
+        "variants": {"v": {"first_passing": [[{quantiser: options}]], "rollback": {"trials": 200}}},
         "gate": {"margins": {**margins, "flips": 0.0}, "bootstrap": 200},
     }
     compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
