@@ -26,6 +26,7 @@ __all__ = [
     "PackageSection",
     "Phantom",
     "ProfileSection",
+    "Rollback",
     "SearchSection",
     "Section",
     "SelectLimits",
@@ -173,10 +174,25 @@ def step_from_shorthand(value: Any) -> Any:
     return value
 
 
+class Rollback(Section):
+    """Which layers of a quantised model go back to float where its gate does not pass, and what the search may cost.
+
+    trials, minutes: the budget of each chain; about one trial for each part of the network, then a few for each layer
+    that goes back. images: validation images of a trial of one part (the gate is tried on all of them). flips: go on
+    until no larger share of decisions flips; none: the gate's limit. `rollback: null` leaves every layer quantised.
+    """
+
+    trials: Annotated[int, Field(ge=1)] = 60
+    minutes: Annotated[float, Field(gt=0)] = 10.0
+    images: Annotated[int, Field(ge=1)] = 128
+    flips: Fraction | None = None
+
+
 class Variant(Section):
     """Chains to try in order: the first one whose gate passes is kept, else the last one."""
 
     first_passing: tuple[tuple[Step, ...], ...]
+    rollback: Rollback | None = Rollback()
 
     @model_validator(mode="before")
     @classmethod
