@@ -41,6 +41,8 @@ def main() -> None:
     folder = work / "runs" / "pruning"
     folder.mkdir(parents=True, exist_ok=True)
     for stage in ("1-data", "2-finetune"):
+        if not (source / stage / "record.json").is_file():
+            parser.error(f"{source} has no finished stage {stage}: medge finetune makes it")
         if not (folder / stage).exists():
             (folder / stage).symlink_to(source / stage)
     os.chdir(work)  # the calibration list is drawn here

@@ -8,7 +8,7 @@ from typing import Any
 
 from medge import plugins
 from medge.recipe import Recipe
-from medge.sections import Section
+from medge.sections import Rollback, Section
 
 PAGE = Path(__file__).with_name("recipes.md")
 
@@ -22,6 +22,7 @@ def page() -> str:
         "",
     ]
     lines += _section("", Recipe)
+    lines += _section("compress.variants.NAME.rollback.", Rollback)
     lines += ["## Options of compressors", "", "Used as `variants: {NAME: [ptq]}` or `[{qat: {epochs: 2}}]`.", ""]
     for name in plugins.names("compressors"):
         options = plugins.load("compressors", name).Options

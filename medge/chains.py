@@ -2,7 +2,8 @@
 
 A compressor module says of itself: `QUANTISES = True` where its result is quantised, `TAKES_QUANTISED = True` where it
 can work on such a model; both are False where they are not said. `BEGINS_ANEW = "student"` names the option with which
-it makes another model, and not one from what the chain has made so far.
+it makes another model, and not one from what the chain has made so far. `NOT_BEFORE = {"prune": why}` names what must
+not follow it, with the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def check(variants: dict[str, Variant]) -> None:
         listed = "\n".join(f"  - {p}" for p in found)
         raise RecipeError(
             f"Chains of compressors that cannot be followed:\n{listed}",
-            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Prune and distil before it.",
+            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Before it prune, then sparsify, distil "
+            "or make it friendly.",
         )
 
 
@@ -43,6 +45,10 @@ def problem(names: Sequence[str]) -> str | None:
             if getattr(module, "QUANTISES", False):
                 return f"{name} after {quantiser} would quantise twice"
             return f"{name} cannot change a model that {quantiser} has quantised; put it before"
+        for earlier in names[:k]:
+            why = getattr(plugins.load("compressors", earlier), "NOT_BEFORE", {}).get(name)
+            if why is not None:
+                return f"{name} after {earlier}: {why}; put {name} first"
         if quantiser is not None and name in names[:k]:
             return f"{name} twice would quantise twice"
         if getattr(module, "QUANTISES", False):

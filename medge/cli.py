@@ -100,6 +100,11 @@ def compress(
     distill: Annotated[
         bool, typer.Option("--distill", help="Train towards the float model before quantising.")
     ] = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try chains by measurement; the best becomes the variant search.")
+    ] = False,
+    minutes: Annotated[float | None, typer.Option(metavar="N", help="How long to search (60).")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="How many chains to try at most (100).")] = None,
     name: Run = None,
     settings: Set = None,
     json: Json = False,
@@ -108,6 +113,7 @@ def compress(
     from medge import commands
 
     changes = commands.variant_settings(int8=int8, prune=prune, distill=distill)
+    changes += commands.search_settings(search=search, minutes=minutes, trials=trials)
     _continue("compress", name, [*changes, *(settings or [])], json, commands)
 
 

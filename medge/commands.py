@@ -21,16 +21,8 @@ if TYPE_CHECKING:
     from medge.trial import Trial
 
 __all__ = [
-    "Outcome",
-    "compare",
-    "inspect",
-    "judge_tables",
-    "profile_settings",
-    "report_of",
-    "run_recipe",
-    "run_stages",
-    "start",
-    "variant_settings",
+    "Outcome", "compare", "inspect", "judge_tables", "profile_settings", "report_of", "run_recipe", "run_stages",
+    "search_settings", "start", "variant_settings",
 ]  # fmt: skip
 
 
@@ -98,6 +90,17 @@ def profile_settings(
     if estimate:
         found.append(f"profile.estimate=[{', '.join(estimate)}]")
     return found
+
+
+def search_settings(*, search: bool, minutes: float | None, trials: int | None) -> list[str]:
+    """The settings of `medge compress --search`, with the budget that was named. Raises RecipeError for one without."""
+    if not search:
+        if minutes is not None or trials is not None:
+            raise RecipeError("--minutes and --trials are the budget of a search.", fix="Add --search.")
+        return []
+    return [f"compress.search.minutes={60 if minutes is None else minutes}"] + (
+        [] if trials is None else [f"compress.search.trials={trials}"]
+    )
 
 
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:

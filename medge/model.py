@@ -56,13 +56,15 @@ class Classifier(nn.Module):
     significant digits, and ties among them cost AUC.
 
     `kept`: of a pruned model, the indices int64 [D] of the fine-tuned model's features that its own are; None where
-    none were pruned, empty where they are not comparable (another network).
+    none were pruned, empty where they are not comparable (another network). `sparse`: whether its zero weights are to
+    stay zero.
     """
 
     def __init__(self, spec: ModelSpec, backbone: nn.Module, dimensions: int) -> None:
         super().__init__()
         self.spec = spec
         self.dimensions = dimensions
+        self.sparse = False
         self.backbone = backbone
         layers: list[nn.Module] = [nn.Dropout(spec.dropout), nn.Linear(dimensions, spec.classes)]
         if spec.head == "batchnorm":

@@ -54,6 +54,7 @@ def plugin_problems(value: dict[str, Any]) -> list[str]:
         return found
 
     check("data.source", "data.sources", at("data", "source"))
+    check("compress.search.backend", "backends", at("compress", "search", "backend"))
     backends = at("compile", "backends")
     for name, precisions in backends.items() if isinstance(backends, dict) else ():
         if check(f"compile.backends.{name}", "backends", name):

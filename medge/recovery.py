@@ -3,14 +3,15 @@
 The student imitates the float model's logits and pooled features on augmented training images, and the epoch whose
 logits on validation images are nearest to the float model's is kept, the start included. AUC is not what is watched: it
 hides decisions that flip. Dropout and drop-path are off, so student and teacher compute the same function. A checkpoint
-after every epoch lets a killed training go on, and end with the weights of one that was not killed.
+after every epoch lets a killed training go on, and end with the weights of one that was not killed. Zeros that sparsify
+put among the weights (`Classifier.sparse`) are put back after every step.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from medge.compressors import Context
 
-__all__ = ["Job", "Training", "recover"]
+__all__ = ["Job", "Learned", "Training", "recover"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,20 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What is learned beside the weights, such as masks: parameters of the student with a learning rate of their own.
+
+    loss: added to that of imitation. begin: called before each epoch, with its number. The last epoch is then kept,
+    not the nearest to the teacher: only at the end has what is learned its wanted state.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    learning_rate: float
+    loss: Callable[[], torch.Tensor]
+    begin: Callable[[int], None]
+
+
+@dataclass(frozen=True)
 class Job:
     """One training. name: in messages. key: what the checkpoint is of; one with another key is not continued.
 
@@ -75,6 +90,7 @@ class Job:
     training: Training
     batch_norms: bool = False
     first_epoch: int = 0
+    learned: Learned | None = None
 
 
 def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
@@ -115,7 +131,14 @@ class _Run:
         trained = [p for p in student.parameters() if p.is_floating_point()]
         for parameter in trained:
             parameter.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(trained, lr=job.training.learning_rate, weight_decay=0.0)
+        self.zeros = _zeros(student)
+        groups: list[dict[str, Any]] = [{"params": trained, "lr": job.training.learning_rate}]
+        if job.learned is not None:
+            own = {id(p) for p in job.learned.parameters}
+            groups[0]["params"] = [p for p in trained if id(p) not in own]
+            groups.append({"params": list(job.learned.parameters), "lr": job.learned.learning_rate})
+        self.rates = [float(group["lr"]) for group in groups]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.losses: list[float] = []
         self.best: dict[str, Any] = {}
 
@@ -129,8 +152,13 @@ class _Run:
         return bool(self.losses) and math.isinf(self.losses[-1])
 
     @property
+    def kept(self) -> int:
+        """The epoch whose state is in `best`."""
+        return len(self.losses) - 1 if self.job.learned is not None else int(np.argmin(self.losses))
+
+    @property
     def sentence(self) -> str:
-        kept = int(np.argmin(self.losses))
+        kept = self.kept
         by_epoch = ", ".join(f"{loss:.3g}" for loss in self.losses)
         untrained = " (the model before training)" if kept == 0 else ""
         stopped = "; the training diverged, a lower learning_rate may not" if self.diverged else ""
@@ -155,7 +183,7 @@ class _Run:
 
     def judge(self, loss: float) -> None:
         loss = loss if math.isfinite(loss) else math.inf
-        if not self.losses or loss < min(self.losses):
+        if not self.losses or loss < min(self.losses) or self.job.learned is not None:
             self.best = {name: tensor.detach().clone() for name, tensor in self.student.state_dict().items()}
         self.losses.append(loss)
 
@@ -188,19 +216,40 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
     rows = np.random.default_rng([context.seed, job.first_epoch + epoch]).permutation(rows)[:limit]
     batches = math.ceil(limit / training.batch_size)
     _set_modes(run.student, job)
+    if job.learned is not None:
+        job.learned.begin(epoch)
     with console.progress(f"{job.name} epoch {epoch + 1} of {training.epochs}", limit) as advance:
         for step, (images, labels) in enumerate(_batches(rows, job, context, epoch)):
             share = (epoch * batches + min(step, batches)) / (training.epochs * batches)
-            for group in run.optimizer.param_groups:
-                group["lr"] = training.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+            for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
             if len(images) > 1 or not job.batch_norms:  # one image has no variance
                 with torch.no_grad():
                     target = context.teacher(images)
                 loss = _loss(run.student, images, target, labels, training)
+                if job.learned is not None:
+                    loss = loss + job.learned.loss()
                 run.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 run.optimizer.step()
+                _put_back(run.zeros)
             advance(len(images))
+
+
+def _zeros(student: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Weights of a sparse model, each with the mask, bool of its shape, of what is not zero; none of a dense model."""
+    if not getattr(student, "sparse", False):
+        return []
+    weights = [p for p in student.parameters() if p.is_floating_point() and p.dim() > 1]
+    return [(weight, weight.detach() != 0) for weight in weights if bool((weight == 0).any())]
+
+
+def _put_back(zeros: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for weight, mask in zeros:
+            weight.mul_(mask)
 
 
 def _set_modes(student: nn.Module, job: Job) -> None:

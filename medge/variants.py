@@ -18,7 +18,8 @@ class CompressedVariant:
 
     chain: the steps that were applied, each {"compressor", "options"}. log: what was tried and why this was kept, one
     sentence each. gate: the trial on validation images by quantity (medge.trial.summary); empty for `float`.
-    verdict: of that trial; `pass` for `float`, which it is measured by.
+    verdict: of that trial; `pass` for `float`, which it is measured by. in_float: layers that went back to float
+    because the gate did not pass with them quantised (medge.rollback).
     """
 
     name: str
@@ -28,6 +29,7 @@ class CompressedVariant:
     onnx_sha256: str
     verdict: str
     gate: dict[str, Any] = field(default_factory=dict)
+    in_float: list[str] = field(default_factory=list)
 
 
 def save(variant: CompressedVariant, folder: Path) -> None:

@@ -126,11 +126,13 @@ def _network_flags(trt: Any) -> int:
 
 def _set_flags(trt: Any, config: Any, precision: str) -> None:
     """8.6 runs explicit Q/DQ only with the INT8 flag, later versions refuse it on a strongly typed network. float32
-    means float32: no TF32."""
+    means float32: no TF32. Sparse tensor cores are tried where weights have the pattern 2:4, and only there."""
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
     if precision == "float32" and hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
+    if hasattr(trt.BuilderFlag, "SPARSE_WEIGHTS"):
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
 
 
 def _logger(trt: Any, messages: List[str]) -> Any:

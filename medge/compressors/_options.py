@@ -56,12 +56,14 @@ def part(options: Any, kind: type[T]) -> T:
 def layers_named(model: nn.Module, patterns: Collection[str]) -> list[str]:
     """Names of the modules that the patterns of the option `ignored` match (* and ? as in file names), each once.
 
-    Raises RecipeError, with the nearest names, where a pattern matches none.
+    `MODULE:FUNCTION` names a function that the module itself calls and comes back as it is, with its module's name in
+    full. Raises RecipeError, with the nearest names, where a pattern matches none.
     """
     names = [name for name, _ in model.named_modules() if name]
     found: list[str] = []
     for pattern in patterns:
-        matching = fnmatch.filter(names, pattern)
+        module, colon, function = pattern.partition(":")
+        matching = [f"{name}{colon}{function}" for name in fnmatch.filter(names, module)]
         if not matching:
             close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
             raise RecipeError(

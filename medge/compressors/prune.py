@@ -11,10 +11,10 @@ Fang, Ma, Song, Mi and Wang 2023, DepGraph: Towards Any Structural Pruning (arXi
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from medge import channels, console
+from medge import channels, console, plugins
 from medge.compressors._options import check_choice, check_names, check_number, layers_named, part
 from medge.errors import RecipeError, ToolError
 from medge.records import read_json, write_json
@@ -42,6 +42,8 @@ class Options:
         leaves each layer a tenth.
     round_to: widths become multiples of it (the nearest, at least one). A layer that is to keep its width, or is
         narrower, stays as it is.
+    latency: a backend (true: openvino) on which float32 engines of narrower and narrower models are measured here,
+        before any training; ratio is then the most that goes, and what goes is what pays (medge.measured_widths).
     steps: the ratio is reached in so many steps, each with `epochs` of recovery.
     ignored: names of torch modules that keep their width with all below them, such as `backbone.conv_stem` or
         `backbone.blocks.0`, and so do the layers tied to them; * and ? as in file names.
@@ -51,6 +53,7 @@ class Options:
     importance: str = "magnitude"
     scope: str = "uniform"
     round_to: int = 8
+    latency: str | bool | None = None
     steps: int = 1
     ignored: tuple[str, ...] = ()
     epochs: int = 2
@@ -68,6 +71,10 @@ class Options:
         check_choice("importance", self.importance, channels.IMPORTANCES)
         check_choice("scope", self.scope, ("uniform", "global"))
         check_number("round_to", self.round_to, kind=int, low=1)
+        if isinstance(self.latency, bool):
+            object.__setattr__(self, "latency", "openvino" if self.latency else None)
+        if self.latency is not None:
+            check_choice("latency", self.latency, plugins.names("backends"))
         check_number("steps", self.steps, kind=int, low=1, high=20)
         object.__setattr__(self, "ignored", check_names("ignored", self.ignored))
         check_number("batch_size", self.batch_size, kind=int, low=2)
@@ -86,11 +93,17 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
 
     if not isinstance(model, Classifier):
         raise ToolError("prune takes a classifier of medge.", fix="Put prune first in its chain.")
+    if options.latency is not None:
+        share = _measured_share(model, options, context)
+        if share == 0:
+            context.log.append(f"prune: no share up to {options.ratio:.0%} is worth it; the model keeps its widths.")
+            return copy.deepcopy(model).eval().requires_grad_(False)
+        options = replace(options, ratio=share, latency=None)
     pruned = copy.deepcopy(model)
     fixed = [pruned.get_submodule(name) for name in layers_named(pruned, options.ignored)]
     image = torch.from_numpy(context.data.read(context.calibration[:1]))
     graph = channels.trace(pruned, image)
-    widths = {name: _width(layer) for name, layer in pruned.named_modules()}
+    widths = _widths(pruned)
     for step in range(options.steps):
         choices = _choices(pruned, graph, fixed, widths, options, context, step)
         channels.remove(pruned, graph, choices, image)
@@ -122,7 +135,7 @@ def _choices(
     left = channels.widths_left(ranked, widths, share, scope=options.scope, round_to=options.round_to)
     choices = channels.choose(ranked, left)
     model.zero_grad(set_to_none=True)
-    if not choices and step == options.steps - 1 and {n: _width(m) for n, m in model.named_modules()} == widths:
+    if not choices and step == options.steps - 1 and _widths(model) == widths:
         raise RecipeError(
             f"prune: no width changes at ratio {options.ratio:g}, rounded to multiples of {options.round_to}.",
             fix="Give a larger ratio, a smaller round_to, or fewer names in ignored.",
@@ -130,6 +143,56 @@ def _choices(
     write_json(path, {"options": repr(options), "choices": choices})
     console.say(f"{_name(options, step)}: {len(choices)} of {len(ranked)} groups of layers get narrower")
     return choices
+
+
+def _measured_share(model: Classifier, options: Options, context: Context) -> float:
+    """The share of the channels that pays, 0 for none; what an interrupted run found is not measured again."""
+    from medge.measured_widths import Walk, shares_up_to, walk
+    from medge.quick_latency import QuickBench
+    from medge.statistics.latency import Ratio
+
+    path = context.work / "latency.json"
+    if path.is_file() and (saved := read_json(path))["options"] == repr(options):
+        context.log.extend(saved["log"])
+        return float(saved["share"])
+    bench = QuickBench(
+        context.data, context.calibration, str(options.latency), context.work / "latency", seed=context.seed
+    )
+    narrowed: dict[float, Classifier] = {0.0: model}
+
+    def ratio_of(share: float, kept: float) -> Ratio | None:
+        narrowed[share] = _narrowed(model, options, context, share)
+        if _widths(narrowed[share]) == _widths(narrowed[kept]):
+            return None
+        built = [bench.build(f"{s:.4f}", narrowed[s], precision="float32") for s in (share, kept)]
+        return bench.ratios(built[:1], built[1])[0]
+
+    found: Walk = walk(shares_up_to(options.ratio), ratio_of)
+    for sentence in found.log:
+        console.say(sentence.replace("[", r"\["))
+    write_json(path, {"options": repr(options), "share": found.share, "log": list(found.log)})
+    context.log.extend(found.log)
+    return found.share
+
+
+def _narrowed(model: Classifier, options: Options, context: Context, share: float) -> Classifier:
+    """A copy with the widths that `share` leads to in one step, untrained."""
+    import torch
+
+    pruned = copy.deepcopy(model)
+    fixed = [pruned.get_submodule(name) for name in layers_named(pruned, options.ignored)]
+    image = torch.from_numpy(context.data.read(context.calibration[:1]))
+    graph = channels.trace(pruned, image)
+    if options.importance == "taylor":
+        channels.gather_gradients(pruned, context.data, context.calibration)
+    ranked = channels.rank(pruned, graph, options.importance, fixed)
+    left = channels.widths_left(ranked, _widths(pruned), share, scope=options.scope, round_to=options.round_to)
+    channels.remove(pruned, graph, channels.choose(ranked, left), image)
+    return pruned.eval().requires_grad_(False)
+
+
+def _widths(model: nn.Module) -> dict[str, int]:
+    return {name: _width(layer) for name, layer in model.named_modules()}
 
 
 def _width(layer: nn.Module) -> int:

@@ -7,14 +7,16 @@ float: int8 logits are so coarse that their ties alone cost AUC.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medge import console
 from medge.compressors._options import check_choice, check_flag, check_names, check_number, layers_named
 from medge.fake_quantize import imported_nncf
+from medge.quantised import keep_biases, squeezes
 from medge.quiet import quiet
+from medge.setting_search import best_setting
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +24,13 @@ if TYPE_CHECKING:
 
     from medge.compressors import Context
 
-__all__ = ["QUANTISES", "Options", "apply", "quantise", "quantisers"]
+__all__ = ["LEAVES_IN_FLOAT", "QUANTISES", "Options", "apply", "quantise", "quantisers"]
 
 QUANTISES = True
+LEAVES_IN_FLOAT = "ignored"  # the option that a rollback adds its layers to; applying again trains nothing
+RANGE_ESTIMATORS = (
+    "default", "minmax", "mean_minmax", "median_minmax", "mean_no_outliers_minmax", "mean_quantile", "histogram",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,16 @@ class Options:
         that processors whose 8-bit products saturate (x86 without VNNI) cannot overflow. NNCF's own default,
         `first_layer`, costs the stem one bit, which on EfficientNet-Lite0 caused most of the flipped decisions. With
         `disable` such a processor may still overflow: each device is judged by its own predictions.
-    ignored: torch modules left in float with all below them, such as `backbone.conv_stem` or `backbone.blocks.0`;
-        * and ? as in file names.
+    ignored: torch modules left in float with all below them, such as `backbone.conv_stem` or `backbone.blocks.0`, or
+        functions that a module calls, such as the addition `backbone.blocks.1.1:add`; * and ? as in file names.
     subset_size: at most so many of the calibration images are used.
+    range_estimator: how an activation's range follows from the calibration images: `default` (NNCF's choice),
+        `minmax`, `mean_minmax`, `median_minmax`, `mean_no_outliers_minmax`, `mean_quantile` or `histogram`.
+    smooth_quant_alpha: SmoothQuant moves large inputs of linear layers into their weights, the more the larger (0 to
+        1); -1 leaves it out, none takes NNCF's value.
+    se_in_float: squeeze-and-excitation blocks stay in float.
+    search: so many settings of these options are tried and the one nearest to the float model on validation images
+        kept (medge.setting_search); 0 quantises once.
     signed: int8 activations with zero point 0 everywhere, as TensorRT reads them. NNCF gives uint8 to what is never
         negative, after ReLU say; signed, that keeps 7 of its 8 bits.
     """
@@ -50,6 +63,10 @@ class Options:
     ignored: tuple[str, ...] = ()
     subset_size: int = 300
     signed: bool = False
+    range_estimator: str = "default"
+    smooth_quant_alpha: float | None = None
+    se_in_float: bool = False
+    search: int = 0
 
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, ("performance", "mixed"))
@@ -58,6 +75,11 @@ class Options:
         object.__setattr__(self, "ignored", check_names("ignored", self.ignored))
         check_number("subset_size", self.subset_size, kind=int, low=1)
         check_flag("signed", self.signed)
+        check_choice("range_estimator", self.range_estimator, RANGE_ESTIMATORS)
+        if self.smooth_quant_alpha is not None and self.smooth_quant_alpha != -1:
+            check_number("smooth_quant_alpha", self.smooth_quant_alpha, low=0, high=1)
+        check_flag("se_in_float", self.se_in_float)
+        check_number("search", self.search, kind=int, low=0)
         if self.signed and self.preset == "mixed":
             raise ValueError("signed needs the preset performance: mixed has zero points other than 0")
 
@@ -74,40 +96,68 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     rows = context.calibration[: options.subset_size]
     example = torch.from_numpy(context.data.read(rows[:1]))
     folded, _ = fold_batch_norms(model, example)
-    with console.progress("reading calibration images", len(rows)) as advance:
 
-        def images() -> Iterator[torch.Tensor]:
-            for row in rows:
-                yield torch.from_numpy(context.data.read([row]))
-                advance()
+    def quantised(setting: Options) -> nn.Module:
+        return quantise(folded, (torch.from_numpy(context.data.read([row])) for row in rows), setting)
 
-        return quantise(folded, images(), options)
+    if options.search:
+        return best_setting(options, quantised, context, settings=options.search)[1]
+    return quantised(options)
 
 
-def quantise(model: nn.Module, images: Iterator[torch.Tensor], options: Options) -> nn.Module:
+def quantise(model: nn.Module, images: Iterable[torch.Tensor], options: Options) -> nn.Module:
     """Quantises a model without BatchNorms; `images` uint8 [1, H, W, 3] are read once. The model is not changed."""
-    patterns = _float_patterns(model, options.ignored)
+    patterns = _float_patterns(model, options)
     nncf = imported_nncf()
+    kept = _Counted(images)
     with quiet():
-        from nncf.quantization.advanced_parameters import QuantizationParameters
-
-        kept = list(images)
         quantised: nn.Module = nncf.quantize(
             model.eval(),
             nncf.Dataset(kept),
             preset=nncf.QuantizationPreset(options.preset),
             subset_size=len(kept),
             ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix[options.overflow_fix.upper()],
-                disable_bias_correction=not options.bias_correction,
-                # Per-channel scales before depthwise convolutions suit no engine but OpenVINO.
-                activations_quantization_params=QuantizationParameters(per_channel=False),
-            ),
+            advanced_parameters=_advanced(nncf, options),
         )
     if options.signed:
         _make_signed(quantised)
+    keep_biases(quantised, model)
     return quantised.eval()
+
+
+class _Counted:
+    """Calibration images; each of NNCF's passes over them is a bar of its own."""
+
+    def __init__(self, images: Iterable[torch.Tensor]) -> None:
+        self._images = list(images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        with console.progress("calibration", len(self)) as advance:
+            for image in self._images:
+                yield image
+                advance()
+
+
+def _advanced(nncf: Any, options: Options) -> Any:
+    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters, QuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    given: dict[str, Any] = {}
+    if options.range_estimator != "default":
+        estimator = getattr(RangeEstimatorParametersSet, options.range_estimator.upper())
+        given["activations_range_estimator_params"] = estimator
+    if options.smooth_quant_alpha is not None:
+        given["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=options.smooth_quant_alpha)
+    return nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix[options.overflow_fix.upper()],
+        disable_bias_correction=not options.bias_correction,
+        # Per-channel scales before depthwise convolutions suit no engine but OpenVINO.
+        activations_quantization_params=QuantizationParameters(per_channel=False),
+        **given,
+    )
 
 
 def quantisers(model: nn.Module) -> list[Any]:
@@ -122,7 +172,17 @@ def _make_signed(model: nn.Module) -> None:
             quantiser.signed = True
 
 
-def _float_patterns(model: nn.Module, ignored: tuple[str, ...]) -> list[str]:
+def _float_patterns(model: nn.Module, options: Options) -> list[str]:
     """Regular expressions over NNCF's node names (`backbone/blocks/0/conv/conv2d/0`) of all that stays in float."""
     # Everything outside the backbone: the normalisation of the input, and the head.
-    return ["(?!backbone/).*", *(f"{re.escape(name.replace('.', '/'))}/.*" for name in layers_named(model, ignored))]
+    names = layers_named(model, options.ignored) + (squeezes(model) if options.se_in_float else [])
+    return ["(?!backbone/).*", *map(_pattern, names)]
+
+
+def _pattern(name: str) -> str:
+    """`backbone.blocks.1.1:add` is backbone/blocks/1/1/add/0 and all further calls, `:add/1` the second call alone."""
+    module, colon, function = name.partition(":")
+    path = re.escape(module.replace(".", "/"))
+    if not colon:
+        return f"{path}/.*"
+    return f"{path}/{re.escape(function)}" + ("" if "/" in function else "/[0-9]+")

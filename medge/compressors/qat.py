@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from medge.compressors import ptq
 from medge.compressors._options import part
+from medge.quantised import forget_biases
 from medge.recovery import Job, Training, recover
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ TAKES_QUANTISED = True
 
 @dataclass(frozen=True)
 class Options:
-    """How long and how fast to train (medge.recovery.Training); the last six are those of ptq, from whose result it
-    starts. epochs: 0 gives ptq's model.
+    """How long and how fast to train (medge.recovery.Training); those from `preset` on are ptq's, from whose result
+    it starts. epochs: 0 gives ptq's model.
     """
 
     epochs: int = 2
@@ -44,6 +45,10 @@ class Options:
     ignored: tuple[str, ...] = ()
     subset_size: int = 300
     signed: bool = False
+    range_estimator: str = "default"
+    smooth_quant_alpha: float | None = None
+    se_in_float: bool = False
+    search: int = 0
 
     def __post_init__(self) -> None:
         part(self, Training)
@@ -63,4 +68,5 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     cannot be kept in a checkpoint without pickled code.
     """
     student = copy.deepcopy(model) if ptq.quantisers(model) else ptq.apply(model, options.initial, context)
+    forget_biases(student)
     return recover(student, Job("qat", context.work / "qat.pt", repr(options), part(options, Training)), context)

@@ -30,6 +30,9 @@ def head(found: Found) -> dict[str, Any]:
         verdict = str(stopped[-1][1]) if stopped else "not finished"
         title = f"stopped at {stopped[-1][0]}" if stopped else "no engine chosen yet"
         sentence = f"Finished: {', '.join(done) or 'nothing yet'}."
+        searched = found.records.get("compress", {}).get("values", {})
+        if stopped and stopped[-1][0] == "compress" and "search" in searched:
+            sentence = searched["search"]["sentence"]
     point = choice.get("operating_point")
     return {
         "verdict": verdict_words(verdict),

@@ -39,12 +39,17 @@ def build(
 @pytest.mark.parametrize(
     ("version", "precision", "network", "config"),
     [
-        ("8.6", "int8", 0b1, ["INT8", "TF32"]),  # explicit batch; 8.6 runs Q/DQ only with the flag
-        ("8.6", "float32", 0b1, []),
-        ("10", "int8", 0b11, ["TF32"]),  # explicit batch and strongly typed, where precision flags are refused
-        ("10", "float32", 0b11, []),
-        ("11", "int8", 0b1, ["TF32"]),  # strongly typed is the only flag left
-        ("11", "float32", 0b1, []),
+        ("8.6", "int8", 0b1, ["INT8", "SPARSE_WEIGHTS", "TF32"]),  # explicit batch; 8.6 runs Q/DQ only with the flag
+        ("8.6", "float32", 0b1, ["SPARSE_WEIGHTS"]),
+        (
+            "10",
+            "int8",
+            0b11,
+            ["SPARSE_WEIGHTS", "TF32"],
+        ),  # explicit batch and strongly typed, where precision flags are refused
+        ("10", "float32", 0b11, ["SPARSE_WEIGHTS"]),
+        ("11", "int8", 0b1, ["SPARSE_WEIGHTS", "TF32"]),  # strongly typed is the only flag left
+        ("11", "float32", 0b1, ["SPARSE_WEIGHTS"]),
     ],
 )
 def test_each_generation_gets_the_flags_that_it_has(

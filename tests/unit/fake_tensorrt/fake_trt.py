@@ -24,7 +24,9 @@ for _position, _name in enumerate(
 ):
     setattr(NetworkDefinitionCreationFlag, _name, _position)
 
-BuilderFlag = SimpleNamespace(TF32="TF32", **({} if VERSION == "11" else {"INT8": "INT8", "FP16": "FP16"}))
+BuilderFlag = SimpleNamespace(
+    TF32="TF32", SPARSE_WEIGHTS="SPARSE_WEIGHTS", **({} if VERSION == "11" else {"INT8": "INT8", "FP16": "FP16"})
+)
 
 
 class ILogger:

@@ -216,3 +216,16 @@ def test_numbers_have_sensible_digits_and_a_real_minus() -> None:
     assert [words.signed(v) for v in (0.00012, -0.00049, -0.0126, None)] == ["0.000", "0.000", "−0.013", "–"]
     assert words.ratio({"ratio": 0.456, "lower": 0.449, "upper": 0.461}) == "0.46 [0.45, 0.46]"
     assert [words.count(n, "new miss", "new misses") for n in (1, 2000)] == ["1 new miss", "2,000 new misses"]
+
+
+def test_a_search_that_found_nothing_is_the_first_page_with_its_nearest_miss() -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from medge.report.head import head
+
+    sentence = "None of 9 chains tried is left; the nearest miss is ptq (int8): not met: flips."
+    record = {"values": {"verdict": "fail", "search": {"sentence": sentence}}}
+    found: Any = SimpleNamespace(choice={}, records={"data": {"values": {}}, "compress": record}, judged=[])
+    page = head(found)
+    assert (page["title"], page["sentence"]) == ("stopped at compress", sentence)

@@ -178,3 +178,50 @@ def test_a_folder_without_the_float_variant_is_refused(shifting: Shifting, input
     (work / "float" / "variant.json").unlink()
     with pytest.raises(IntegrityError, match="no float variant"):
         variants.load_all(work)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantiser", ["ptq", "qat"])
+def test_guilty_layers_go_back_to_float_and_the_exported_graph_has_them_so(
+    quantiser: str, inputs: Any, work: Path
+) -> None:
+    import onnx
+
+    options: dict[str, Any] = {"subset_size": 8, "overflow_fix": "enable"} | (
+        {"epochs": 0} if quantiser == "qat" else {}
+    )
+    margins = {name: -0.99 for name in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
+    value = {
+        "calibration": {"images": 8},
+        "variants": {"v": {"first_passing": [[{quantiser: options}]], "rollback": {"trials": 200}}},
+        "gate": {"margins": {**margins, "flips": 0.0}, "bootstrap": 200},
+    }
+    compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
+    kept = variants.load(work / "v")
+    assert kept.in_float
+    assert any(line.startswith(f"{kept.in_float[0]} in float: flips") for line in kept.log)
+    assert any(line.startswith("rollback: ") for line in kept.log)
+    assert set(kept.chain[0]["options"].get("ignored", [])) == (set(kept.in_float) if quantiser == "ptq" else set())
+    nodes = onnx.load(work / "v" / "model.onnx").graph.node
+    layers = len([node for node in nodes if node.op_type == "Conv"])
+    written = {output: node for node in nodes for output in node.output}
+    quantised = [n for n in nodes if n.op_type == "Conv" and n.input[1] in written]
+    assert 0 < len(quantised) < layers
+    if quantiser == "qat":
+        table = predictions.read(work / "v" / "validation.csv")
+        reference = predictions.read(work / "float" / "validation.csv")
+        assert kept.gate["flips"]["count"] <= len(table)
+        assert table.sha256 == reference.sha256
+
+
+def test_a_variant_without_rollback_says_nothing_of_layers(inputs: Any, work: Path) -> None:
+    value = {
+        "calibration": {"images": 8},
+        "variants": {
+            "v": {"first_passing": [[{"ptq": {"subset_size": 8, "overflow_fix": "enable"}}]], "rollback": None}
+        },
+        "gate": {"margins": {"flips": 0.0}, "bootstrap": 200},
+    }
+    compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
+    kept = variants.load(work / "v")
+    assert (kept.in_float, len(kept.log)) == ([], 2)

@@ -1,0 +1,124 @@
+"""What the search may try: a point of the space is a chain of compressors and a precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medge import plugins
+from medge.backends import QUANTISED
+from medge.records import sha256_of_json
+from medge.sections import SearchSection, Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FIRST", "Candidate", "candidate_of", "first_layers", "space", "untrained"]
+
+Point = Mapping[str, Any]
+
+# Where every search begins: the cheapest first, each near what is best on some model.
+FIRST: tuple[Point, ...] = (
+    {"quantiser": "ptq"},
+    {"quantiser": "none", "precision": "bfloat16"},
+    {"quantiser": "ptq", "in_float": 1},
+    {"quantiser": "ptq", "in_float": 2},
+    {"prune": 0.5, "quantiser": "ptq"},
+    {"prune": 0.5, "quantiser": "qat", "in_float": 1},
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A chain and the precision of its engine: int8 where the chain quantises."""
+
+    chain: tuple[Step, ...]
+    precision: str
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return str(sha256_of_json([[step.model_dump(mode="json") for step in self.chain], self.precision])[:12])
+
+    @property
+    def words(self) -> str:
+        """In short, such as `prune 0.5, ptq (int8)`."""
+        said = {"prune": "ratio", "distill": "epochs", "qat": "epochs"}
+        parts = [f"{s.compressor} {s.options.get(said.get(s.compressor, ''), '')}".strip() for s in self.chain]
+        floats = next((len(s.options["ignored"]) for s in self.chain if s.options.get("ignored")), 0)
+        kept = f", first {floats} in float" if floats else ""
+        return f"{', '.join(parts) or 'float'} ({self.precision}{kept})"
+
+
+def space(section: SearchSection, precisions: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """The values of each coordinate, the plainest first. Those that another makes meaningless are ignored."""
+    return {
+        "prune": (0.0, *section.ratios),
+        "prune_epochs": section.epochs,
+        "distill_epochs": (0, *section.epochs) if section.distill else (0,),
+        "quantiser": ("none", "ptq", "qat"),
+        "preset": ("performance", "mixed"),
+        "in_float": (0, 1, 2),
+        "qat_epochs": section.epochs,
+        "precision": tuple(precisions),
+    }
+
+
+def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) -> Candidate:
+    """The candidate at a point. Two points with the same candidate differ in what does not matter."""
+    chain: list[Step] = []
+    if point["prune"] > 0:
+        options = {"ratio": point["prune"], "epochs": point["prune_epochs"]}
+        chain.append(_step("prune", {**options, "images_per_epoch": section.images_per_epoch}))
+    if point["distill_epochs"] > 0:
+        options = {"epochs": point["distill_epochs"], "images_per_epoch": section.images_per_epoch}
+        chain.append(_step("distill", options))
+    if point["quantiser"] == "none":
+        return Candidate(tuple(chain), point["precision"])
+    ranges = {"preset": point["preset"], "ignored": list(layers[: point["in_float"]])}
+    chain.append(_step("ptq", ranges))  # qat begins with it: so its loss is known before anything is trained
+    if point["quantiser"] == "qat":
+        options = {"epochs": point["qat_epochs"], "images_per_epoch": section.images_per_epoch}
+        chain.append(_step("qat", {**options, **ranges}))
+    return Candidate(tuple(chain), QUANTISED)
+
+
+def untrained(candidate: Candidate) -> Candidate:
+    """The same layers and widths without training: as fast, and made in a moment."""
+    short: list[Step] = []
+    for step in candidate.chain:
+        names = _option_names(step.compressor)
+        if step.compressor not in ("distill", "qat"):
+            options = {**step.options, **({"epochs": 0} if "epochs" in names else {})}
+            short.append(_step(step.compressor, options))
+    return Candidate(tuple(short), candidate.precision)
+
+
+def first_layers(model: nn.Module) -> list[str]:
+    """The first convolution and the block of the second: what quantisation costs most, it costs there."""
+    import torch
+
+    names = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Conv2d)]
+    if len(names) < 2:
+        return names
+    block = names[1].rpartition(".")[0]
+    inside = sum(name.startswith(f"{block}.") for name in names)
+    return [
+        names[0],
+        block if block and inside <= len(names) / 4 and not names[0].startswith(f"{block}.") else names[1],
+    ]
+
+
+def _step(compressor: str, options: Mapping[str, Any]) -> Step:
+    """A step with the options that are not the compressor's defaults."""
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(plugins.load("compressors", compressor).Options)
+    }
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+    return Step(compressor=compressor, options={k: v for k, v in options.items() if plain.get(k) != v})
+
+
+def _option_names(compressor: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(plugins.load("compressors", compressor).Options)}

@@ -1,0 +1,236 @@
+"""One trial of the search: a candidate made, measured and judged; given up as soon as it cannot pass.
+
+The order is that of the costs. Latency comes first, since it depends on layers and widths and not on weights. Then the
+chain is followed step by step, and after each the flipped decisions on validation images are counted. The verdict is
+that of the engine's own outputs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medge import console, plugins, predictions, trial
+from medge.bench_worker import BenchWorker
+from medge.compressors import Context
+from medge.engine_outputs import Runner
+from medge.errors import RecipeError, ToolError
+from medge.quick_latency import Built, QuickBench
+from medge.records import from_json, read_json, sha256_of_json, write_json
+from medge.search_space import Candidate, untrained
+from medge.sections import SearchSection, Step, ValidateSection
+from medge.statistics.latency import Ratio
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from medge.data.dataset import DataSet
+    from medge.model import Classifier
+    from medge.predictions import Predictions
+
+__all__ = ["GIVEN_UP", "Lab", "Outcome", "overshoot", "say"]
+
+GIVEN_UP = "given up"
+_FEW = 8  # calibration images where nothing but latency is wanted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial found. verdict: of the gate on validation images, or `given up`, with the reason in `why`.
+
+    auc_lower: one-sided lower bound of the AUC's difference. latency: as a ratio to the float32 engine. overshoot: how
+    far the margins are missed in all, in margins; 0 where they are met.
+    """
+
+    key: str
+    words: str
+    chain: list[dict[str, Any]]
+    precision: str
+    verdict: str
+    why: str = ""
+    auc_lower: float | None = None
+    latency: Ratio | None = None
+    flips: float | None = None
+    bytes: int = 0
+    overshoot: float = 0.0
+    gate: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> bool:
+        return self.verdict != GIVEN_UP
+
+    @staticmethod
+    def of(value: Any) -> Outcome:
+        """The outcome that `to_json` made `value` of."""
+        latency = value["latency"]
+        plain = from_json(Outcome, {**value, "latency": None})
+        return replace(plain, latency=None if latency is None else from_json(Ratio, latency))
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where trials are made; what begins alike is trained once, in `work`/steps."""
+
+    data: DataSet
+    calibration: NDArray[np.int64]
+    teacher: Classifier
+    gate: ValidateSection
+    section: SearchSection
+    seed: int
+    work: Path
+    start: Callable[..., BenchWorker] = BenchWorker
+
+    def works(self, chain: Sequence[Step]) -> list[Path]:
+        """Each step's folder for checkpoints, named by all steps up to it."""
+        plain = [step.model_dump(mode="json") for step in chain]
+        digests = [sha256_of_json(plain[: k + 1])[:12] for k in range(len(plain))]
+        return [self.work / "steps" / f"{step.compressor}-{d}" for step, d in zip(chain, digests, strict=True)]
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """The candidate's outcome; that of a killed run is not sought again."""
+        path = self.work / "outcomes" / f"{candidate.key}.json"
+        if path.is_file():
+            return Outcome.of(read_json(path))
+        try:
+            found = self._evaluate(candidate)
+        except (RecipeError, ToolError) as error:  # this chain cannot be followed; others can
+            found = replace(self._outcome(candidate), why=error.message)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+        return found
+
+    def _outcome(self, candidate: Candidate) -> Outcome:
+        chain = [step.model_dump(mode="json") for step in candidate.chain]
+        return Outcome(candidate.key, candidate.words, chain, candidate.precision, GIVEN_UP, overshoot=float(10**6))
+
+    def _evaluate(self, candidate: Candidate) -> Outcome:
+        if not candidate.chain and candidate.precision == "float32":
+            return replace(self._outcome(candidate), why="it is the float32 model itself")
+        latency = self._latency(candidate)
+        found = replace(self._outcome(candidate), latency=latency)
+        if latency.upper >= 1:
+            why = f"no faster than float32 for certain: {latency.ratio:.2f}x, at most {latency.upper:.2f}x"
+            return replace(found, why=why, overshoot=10 * latency.ratio)
+        model: nn.Module = self.teacher
+        for k, (step, work) in enumerate(zip(candidate.chain, self.works(candidate.chain), strict=True)):
+            model = self._apply(model, step, work, self.calibration)
+            if k < len(candidate.chain) - 1:
+                flips = self._flips(self._of_torch(model))
+                if flips > self.section.give_up_flips:
+                    why = f"{flips:.1%} of the decisions flipped after {step.compressor}"
+                    return replace(found, why=why, flips=flips, overshoot=flips / max(self.gate.margins.flips, 1e-9))
+        return self._judged(candidate, model, found)
+
+    def _judged(self, candidate: Candidate, model: nn.Module, found: Outcome) -> Outcome:
+        bench = self._bench()
+        built = bench.build(candidate.key, model, precision=candidate.precision)
+        table = self._of_engine(built)
+        reference = self._reference()
+        judged = trial.judge(reference, table, reference, table, section=self.gate, seed=self.seed)
+        figures = trial.summary(judged)
+        shutil.rmtree(built[1], ignore_errors=True)
+        auc = figures["auc"]
+        return replace(
+            found,
+            verdict=judged.verdict,
+            auc_lower=float(auc["difference"] if auc["lower"] is None else auc["lower"]),
+            flips=float(figures["flips"]["rate"]),
+            bytes=built[0].bytes,
+            overshoot=overshoot(figures),
+            gate=figures,
+        )
+
+    def _latency(self, candidate: Candidate) -> Ratio:
+        short = untrained(candidate)
+        path = self.work / "latency" / f"{short.key}.json"
+        if path.is_file():
+            return from_json(Ratio, read_json(path))
+        model: nn.Module = self.teacher
+        few = self.calibration[:_FEW]
+        for k, step in enumerate(short.chain):
+            model = self._apply(model, step, self.work / "untrained" / short.key / str(k), few)
+        bench = self._bench()
+        reference = bench.build("reference", self.teacher, precision="float32")
+        built = bench.build(f"untrained-{short.key}", model, precision=candidate.precision)
+        ratio = bench.ratios([built], reference)[0]
+        shutil.rmtree(built[1], ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, ratio)
+        return ratio
+
+    def _bench(self) -> QuickBench:
+        work = self.work / "engines"
+        work.mkdir(parents=True, exist_ok=True)
+        return QuickBench(
+            self.data, self.calibration, self.section.backend, work, seed=self.seed, rounds=self.section.rounds,
+            seconds=self.section.seconds, start=self.start,
+        )  # fmt: skip
+
+    def _apply(self, model: nn.Module, step: Step, work: Path, rows: NDArray[np.int64]) -> nn.Module:
+        import torch
+
+        compressor: Any = plugins.load("compressors", step.compressor)
+        work.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.seed)
+        made: nn.Module = compressor.apply(
+            model, compressor.Options(**step.options), Context(self.data, rows, self.teacher, self.seed, work)
+        )
+        return made
+
+    def _reference(self) -> Predictions:
+        """The float model's outputs on the validation images."""
+        path = self.work / "float.csv"
+        if not path.is_file():
+            self.work.mkdir(parents=True, exist_ok=True)
+            predictions.write(path, self._of_torch(self.teacher))
+        return predictions.read(path)
+
+    def _of_torch(self, model: nn.Module) -> Predictions:
+        from medge.model import predict
+
+        rows = self.data.indices("validation")
+        return self.data.predictions(rows, predict(model, self.data, rows, description="validation"))
+
+    def _of_engine(self, built: Built) -> Predictions:
+        scratch = self.work / "outputs"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        rows = self.data.indices("validation")
+        outputs = Runner(self.data, scratch).split(*built, "validation", [int(row) for row in rows])
+        return self.data.predictions(rows, outputs.logits)
+
+    def _flips(self, table: Predictions) -> float:
+        reference = self._reference()
+        quick = self.gate.model_copy(update={"bootstrap": 200})
+        return float(trial.judge(reference, table, reference, table, section=quick, seed=self.seed).flips["rate"])
+
+
+def overshoot(figures: dict[str, Any]) -> float:
+    """How far a trial's margins are missed, summed in units of the margins; 0 where all are met."""
+    total = 0.0
+    for item in figures.values():
+        if not isinstance(item, dict) or item.get("verdict") in (None, "pass"):
+            continue
+        if "rate" in item:
+            total += max(0.0, item["rate"] - item["limit"]) / max(item["limit"], 1e-9)
+        elif item["margin"] < 0:
+            lower = item["lower"] if item["lower"] is not None else item["difference"]
+            total += max(0.0, item["margin"] - lower) / -item["margin"]
+        else:
+            total += max(0.0, item["difference"] - item["margin"]) / max(item["margin"], 1e-9)
+    return total
+
+
+def say(outcome: Outcome, number: int, minutes: float) -> None:
+    """One line of progress."""
+    parts = [f"{outcome.latency.ratio:.2f}x" if outcome.latency else "not measured"]
+    parts += [f"AUC bound {outcome.auc_lower:+.4f}"] if outcome.judged and outcome.auc_lower is not None else []
+    parts += [f"{outcome.flips:.2%} flipped"] if outcome.flips is not None else []
+    ending = f" ({outcome.why})" if outcome.why else ""
+    text = f"trial {number}, minute {minutes:.1f}: {outcome.words}: {outcome.verdict}; {', '.join(parts)}{ending}"
+    console.say(text.replace("[", r"\["))

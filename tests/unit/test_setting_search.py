@@ -1,0 +1,101 @@
+"""Settings of ptq: searched by validation loss, each in the log, none measured twice; squeezes in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medge import quantised, setting_search
+from medge.compressors import Context, ptq
+from medge.data import dataset
+from medge.model import Classifier, create, specify
+from tests.tiny_data import data_stage
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
+    folder = tmp_path_factory.mktemp("data") / "1-data"
+    data_stage(folder, size=32)
+    return dataset.load(folder)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Classifier:
+    torch.manual_seed(0)
+    model = create(specify("mobilenetv3_small_100", classes=2, head="plain", dropout=0.0, size=32))
+    return model.eval().requires_grad_(False)
+
+
+class Losses:
+    """Settings whose model is themselves, and the losses they are given."""
+
+    def __init__(self, **by_change: float) -> None:
+        self.by_change, self.made = by_change, list[Any]()
+
+    def make(self, setting: ptq.Options) -> Any:
+        self.made.append(setting)
+        return setting
+
+    def loss(self, setting: ptq.Options, context: Context) -> float:
+        text = repr(setting)
+        return min([1.0, *(loss for word, loss in self.by_change.items() if word in text)])
+
+
+def test_the_setting_of_the_smallest_loss_is_kept_and_each_is_in_the_log(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Losses(mean_minmax=0.5, mixed=0.2, histogram=0.3)
+    monkeypatch.setattr(setting_search, "_loss", losses.loss)
+    context = Context(data, data.indices("train")[:2], teacher, 0, tmp_path)
+    best, model = setting_search.best_setting(ptq.Options(), losses.make, context, settings=20)
+    assert (best.range_estimator, best.preset) == ("mean_minmax", "mixed")
+    assert model == best
+    assert len(context.log) == 8  # overflow_fix is `disable` as it is
+    assert context.log[1] == "ptq setting (range_estimator mean_minmax): divergence 0.5 on validation images; kept."
+    assert "preset mixed" in context.log[5]
+    assert "not better" in context.log[-1]
+    made = len(losses.made)
+    again, _ = setting_search.best_setting(ptq.Options(), losses.make, context, settings=20)
+    assert (again, len(losses.made)) == (best, made + 1)  # the model alone is made again
+
+
+def test_no_more_settings_are_tried_than_asked_for_and_none_that_contradict_each_other(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Losses()
+    monkeypatch.setattr(setting_search, "_loss", losses.loss)
+    context = Context(data, data.indices("train")[:2], teacher, 0, tmp_path)
+    setting_search.best_setting(ptq.Options(signed=True), losses.make, context, settings=3)
+    assert len(losses.made) == 3
+    setting_search.best_setting(ptq.Options(signed=True), losses.make, context, settings=20)
+    assert {one.preset for one in losses.made} == {"performance"}
+
+
+@pytest.mark.slow
+def test_squeezes_stay_in_float_where_asked_and_other_ranges_are_other_ranges(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    context = Context(data, data.indices("train")[:4], teacher, 0, tmp_path)
+    image = torch.from_numpy(data.read([0]))
+    plain, without = (
+        ptq.apply(teacher, ptq.Options(**options), context)
+        for options in ({}, {"se_in_float": True, "range_estimator": "mean_quantile", "smooth_quant_alpha": 0.5})
+    )
+    names = [{layer.name for layer in quantised.layers(m, image)[0]} for m in (plain, without)]
+    blocks = set(quantised.squeezes(teacher))
+    assert len(blocks) == 9
+    assert blocks <= names[0]
+    assert not blocks & names[1]
+    stem = "__nncf_hooks.post_hooks./mul/0__0.0"
+    assert not torch.equal(plain.get_submodule(stem).scale, without.get_submodule(stem).scale)
+
+
+@pytest.mark.parametrize(
+    "options", [{"range_estimator": "widest"}, {"smooth_quant_alpha": 2}, {"se_in_float": 1}, {"search": -1}]
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ptq.Options(**options)
