@@ -263,12 +263,33 @@ def _python() -> str:
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else str(there)
 
 
+def _show_latencies(folder: Path) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from medge import report
+
+    rows, unstable = report.latency_table(folder)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("engine", "machine") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    console.stderr.print(table)
+    if unstable:
+        console.say("[bold red]unstable[/bold red]")
+        console.stderr.print(f"{unstable}.", markup=False)
+    console.stderr.print(f"profile {folder / report.PROFILE}", soft_wrap=True)
+
+
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from medge import report
 
+    if "profile" in done and set(done) <= {"data", "compile", "profile"}:
+        _show_latencies(folder)
     rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
     if rows:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
