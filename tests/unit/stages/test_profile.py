@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from medge import commands, recipe
 from medge.devices import local
 from medge.errors import ToolError
 from medge.records import read_json, write_json
 from medge.sections import ProfileSection
 from medge.stages import profile
 from medge.workspace import Stage
+from tests.jetson import FAKE_JETSON
 from tests.synthetic_run import write_data
 
 SECTION = ProfileSection(blocks=14, seconds=0.1, warmup_seconds=0.0, threads=1)
@@ -29,7 +31,9 @@ def sleeper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDGE_PLUGIN_PATH", str(plugin) + os.pathsep + os.environ.get("MEDGE_PLUGIN_PATH", ""))
 
 
-def measured(tmp_path: Path, engines: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any], Path]:
+def measured(
+    tmp_path: Path, engines: dict[str, dict[str, Any]], section: ProfileSection = SECTION
+) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """The stage's values and its latency.json."""
     write_data(tmp_path / "1-data", images=24, size=8)
     for name, options in engines.items():
@@ -56,7 +60,7 @@ def measured(tmp_path: Path, engines: dict[str, dict[str, Any]]) -> tuple[dict[s
         name: Stage(name, tmp_path / folder, key="", sha256="", values={}, inputs={}, seconds=0.0, skipped=False)
         for name, folder in (("data", "1-data"), ("compile", "4-compile"))
     }
-    values = profile.run(SECTION, inputs, work, 0)
+    values = profile.run(section, inputs, work, 0)
     return values, read_json(work / "latency.json"), work
 
 
@@ -112,3 +116,57 @@ def test_where_no_engine_runs_the_tool_is_blamed_by_name(tmp_path: Path) -> None
 def test_the_coordinator_brings_no_second_thread_pool_with_it() -> None:
     program = "import sys, medge.stages.profile; print([m for m in ('torch', 'nncf', 'openvino') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_other_scenarios_stand_beside_steady_with_their_raw_values(tmp_path: Path) -> None:
+    more = {"scenarios": ("steady", "cold", "sporadic", "soak"), "cold": {"starts": 3}, "soak": {"seconds": 0.3}}
+    section = ProfileSection(**{**SECTION.model_dump(), **more, "sporadic": {"queries": 5, "interval_seconds": 0.0}})
+    engines = {"float/sleeper-float32": {"milliseconds": 4}, "int8/sleeper-int8": {"milliseconds": 1}}
+    _, report, work = measured(tmp_path, engines, section)
+    assert list(report["scenarios"]) == ["sporadic", "cold", "soak"]
+    assert set(report["scenarios"]["cold"]["engines"]) == set(report["engines"]) == set(engines)
+    assert list(report["scenarios"]["soak"]["engines"]) == ["int8/sleeper-int8"]  # the fastest
+    raw = read_json(work / "raw/sporadic.json")
+    assert [len(wall) for wall in raw["wall_ns"].values()] == [5, 5]
+    assert report["stability"]["verdict"] in ("stable", "unstable")
+    assert report["estimates"] is None
+
+
+def test_a_jetson_is_measured_in_the_mode_that_was_asked_for_and_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{FAKE_JETSON}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_JETSON_STATE", str(tmp_path / "state.json"))
+    asked = {"device": "jetson", "power_mode": "15W", "lock_clocks": True}
+    section = ProfileSection(**{**SECTION.model_dump(), **asked})
+    _, report, _ = measured(tmp_path, {"float/sleeper-float32": {}}, section)
+    device = report["device"]
+    assert device["facts"]["jetpack"] == "6.2"
+    assert device["power"]["during"] == {
+        "power_mode": {"id": 0, "name": "15W"},
+        "clocks": device["power"]["during"]["clocks"],
+    }
+    assert device["power"]["during"]["clocks"]["locked"] is True
+    assert {one["power_mw"] for one in device["samples"]} == {3848}
+    for when in ("before", "after"):
+        assert (device[when]["power_mode"]["name"], device[when]["clocks"]["locked"]) == ("25W", False)
+
+
+def test_a_jetson_that_refuses_the_mode_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{FAKE_JETSON}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_JETSON_STATE", str(tmp_path / "state.json"))
+    section = ProfileSection(**{**SECTION.model_dump(), "device": "jetson", "power_mode": "7W"})
+    with pytest.raises(ToolError, match="only by a reboot"):
+        measured(tmp_path, {"float/sleeper-float32": {}}, section)
+    assert not (tmp_path / "work/latency.json").exists()
+
+
+def test_the_options_of_the_command_are_settings_of_the_recipe() -> None:
+    changes = commands.profile_settings(
+        device=None, scenarios=["soak", "cold"], power_mode="0", lock_clocks=True, estimate=["jetson-orin-nano"]
+    )
+    section = recipe.parse(recipe.with_settings({}, changes), origin="test").profile
+    assert section.scenarios == ("steady", "soak", "cold")
+    assert (section.power_mode, section.lock_clocks, section.estimate) == ("0", True, ("jetson-orin-nano",))
+    nothing = commands.profile_settings(device=None, scenarios=None, power_mode=None, lock_clocks=False, estimate=None)
+    assert nothing == []
