@@ -25,7 +25,6 @@ __all__ = [
     "compare",
     "inspect",
     "judge_tables",
-    "profile_settings",
     "report_of",
     "run_recipe",
     "run_stages",
@@ -76,28 +75,6 @@ def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[
         chain += [quantiser] if int8 else []
     text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
     return [f"compress.variants={text.strip()}"]
-
-
-def profile_settings(
-    *,
-    device: str | None,
-    scenarios: Sequence[str] | None,
-    power_mode: str | None,
-    lock_clocks: bool,
-    estimate: Sequence[str] | None,
-) -> list[str]:
-    """The settings that the options of `medge profile` stand for; steady is measured whether it is named or not."""
-    found = [f"profile.device={device}"] if device else []
-    if scenarios:
-        names = ["steady", *(name for name in scenarios if name != "steady")]
-        found.append(f"profile.scenarios=[{', '.join(names)}]")
-    if power_mode is not None:
-        found.append(f"profile.power_mode='{power_mode}'")
-    if lock_clocks:
-        found.append("profile.lock_clocks=true")
-    if estimate:
-        found.append(f"profile.estimate=[{', '.join(estimate)}]")
-    return found
 
 
 def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
@@ -263,25 +240,6 @@ def _python() -> str:
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else str(there)
 
 
-def _show_latencies(folder: Path) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from medge import report
-
-    rows, unstable = report.latency_table(folder)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("engine", "machine") else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    console.stderr.print(table)
-    if unstable:
-        console.say("[bold red]unstable[/bold red]")
-        console.stderr.print(f"{unstable}.", markup=False)
-    console.stderr.print(f"profile {folder / report.PROFILE}", soft_wrap=True)
-
-
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -289,7 +247,9 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page
     from medge import report
 
     if "profile" in done and set(done) <= {"data", "compile", "profile"}:
-        _show_latencies(folder)
+        from medge.measured import show_latencies
+
+        show_latencies(folder)
     rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
     if rows:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

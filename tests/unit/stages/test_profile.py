@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from medge import commands, recipe
+from medge import measured as measuring
+from medge import recipe
 from medge.devices import local
 from medge.errors import ToolError
 from medge.records import read_json, write_json
@@ -162,11 +163,11 @@ def test_a_jetson_that_refuses_the_mode_is_not_measured(tmp_path: Path, monkeypa
 
 
 def test_the_options_of_the_command_are_settings_of_the_recipe() -> None:
-    changes = commands.profile_settings(
+    changes = measuring.profile_settings(
         device=None, scenarios=["soak", "cold"], power_mode="0", lock_clocks=True, estimate=["jetson-orin-nano"]
     )
     section = recipe.parse(recipe.with_settings({}, changes), origin="test").profile
     assert section.scenarios == ("steady", "soak", "cold")
     assert (section.power_mode, section.lock_clocks, section.estimate) == ("0", True, ("jetson-orin-nano",))
-    nothing = commands.profile_settings(device=None, scenarios=None, power_mode=None, lock_clocks=False, estimate=None)
+    nothing = measuring.profile_settings(device=None, scenarios=None, power_mode=None, lock_clocks=False, estimate=None)
     assert nothing == []
