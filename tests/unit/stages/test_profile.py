@@ -20,7 +20,6 @@ from medge.records import read_json, write_json
 from medge.sections import ProfileSection
 from medge.stages import profile
 from medge.workspace import Stage
-from tests.jetson import FAKE_JETSON
 from tests.synthetic_run import write_data
 
 SECTION = ProfileSection(blocks=14, seconds=0.1, warmup_seconds=0.0, threads=1)
@@ -131,35 +130,6 @@ def test_other_scenarios_stand_beside_steady_with_their_raw_values(tmp_path: Pat
     assert [len(wall) for wall in raw["wall_ns"].values()] == [5, 5]
     assert report["stability"]["verdict"] in ("stable", "unstable")
     assert report["estimates"] is None
-
-
-def test_a_jetson_is_measured_in_the_mode_that_was_asked_for_and_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", f"{FAKE_JETSON}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_JETSON_STATE", str(tmp_path / "state.json"))
-    asked = {"device": "jetson", "power_mode": "15W", "lock_clocks": True}
-    section = ProfileSection(**{**SECTION.model_dump(), **asked})
-    _, report, _ = measured(tmp_path, {"float/sleeper-float32": {}}, section)
-    device = report["device"]
-    assert device["facts"]["jetpack"] == "6.2"
-    assert device["power"]["during"] == {
-        "power_mode": {"id": 0, "name": "15W"},
-        "clocks": device["power"]["during"]["clocks"],
-    }
-    assert device["power"]["during"]["clocks"]["locked"] is True
-    assert {one["power_mw"] for one in device["samples"]} == {3848}
-    for when in ("before", "after"):
-        assert (device[when]["power_mode"]["name"], device[when]["clocks"]["locked"]) == ("25W", False)
-
-
-def test_a_jetson_that_refuses_the_mode_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{FAKE_JETSON}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_JETSON_STATE", str(tmp_path / "state.json"))
-    section = ProfileSection(**{**SECTION.model_dump(), "device": "jetson", "power_mode": "7W"})
-    with pytest.raises(ToolError, match="only by a reboot"):
-        measured(tmp_path, {"float/sleeper-float32": {}}, section)
-    assert not (tmp_path / "work/latency.json").exists()
 
 
 def test_the_options_of_the_command_are_settings_of_the_recipe() -> None:
