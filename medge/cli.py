@@ -187,11 +187,11 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure the latency of all engines in interleaved blocks, here or on another machine."""
-    from medge import commands, profile_commands
+    from medge import commands, measured, profile_commands
 
     profile_commands.refuse_unclear(device, export=export, import_=import_)
     changes = profile_commands.settings_of(device, data_on_device, cache=cache)
-    changes += commands.profile_settings(
+    changes += measured.profile_settings(
         device=None, scenarios=scenario, power_mode=power_mode, lock_clocks=lock_clocks, estimate=estimate
     )
     folder, recipe = commands.start(None, name, [*changes, *(settings or [])])

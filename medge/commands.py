@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medge.trial import Trial
 
 __all__ = [
-    "Outcome", "compare", "inspect", "judge_tables", "profile_settings", "report_of", "run_recipe", "run_stages",
+    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages",
     "search_settings", "start", "variant_settings",
 ]  # fmt: skip
 
@@ -68,28 +68,6 @@ def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[
         chain += [quantiser] if int8 else []
     text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
     return [f"compress.variants={text.strip()}"]
-
-
-def profile_settings(
-    *,
-    device: str | None,
-    scenarios: Sequence[str] | None,
-    power_mode: str | None,
-    lock_clocks: bool,
-    estimate: Sequence[str] | None,
-) -> list[str]:
-    """The settings that the options of `medge profile` stand for; steady is measured whether it is named or not."""
-    found = [f"profile.device={device}"] if device else []
-    if scenarios:
-        names = ["steady", *(name for name in scenarios if name != "steady")]
-        found.append(f"profile.scenarios=[{', '.join(names)}]")
-    if power_mode is not None:
-        found.append(f"profile.power_mode='{power_mode}'")
-    if lock_clocks:
-        found.append("profile.lock_clocks=true")
-    if estimate:
-        found.append(f"profile.estimate=[{', '.join(estimate)}]")
-    return found
 
 
 def search_settings(*, search: bool, minutes: float | None, trials: int | None) -> list[str]:
@@ -272,6 +250,10 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page
 
     from medge import report
 
+    if "profile" in done and set(done) <= {"data", "compile", "profile"}:
+        from medge.measured import show_latencies
+
+        show_latencies(folder)
     rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
     if rows:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
