@@ -1,4 +1,6 @@
-"""The host's end of a bench worker: starts `python -m medge.runtime.bench`, asks, and does not wait for ever."""
+"""The asking end of a bench worker: starts `python -m medge.runtime.bench`, asks, and does not wait for ever.
+
+Light ring: on a remote device the end that asks is there too."""
 
 from __future__ import annotations
 

@@ -14,10 +14,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medge import launch
+from medge.cli_devices import devices_app
 from medge.errors import MedgeError
 from medge.records import NOTICE
 
-__all__ = ["app", "main"]
+__all__ = ["app", "finish", "main"]
 
 app = typer.Typer(
     help=f"Compress, compile, prove not worse, ship: medical image classifiers for the edge. [dim]{NOTICE}[/dim]",
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at images before anything is trained on them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(devices_app, name="devices")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Run = Annotated[str | None, typer.Option("--run", metavar="NAME", help="The run under runs/; else the newest.")]
@@ -65,7 +67,7 @@ def run(
     """Everything from images to a verified bundle; repeat it to continue where it stopped."""
     from medge import commands
 
-    _finish(commands.run_recipe(recipe, settings or [], name=name), json)
+    finish(commands.run_recipe(recipe, settings or [], name=name), json)
 
 
 @app.command()
@@ -86,7 +88,7 @@ def finetune(
         f"finetune.{key}={value}" for key, value in (("model", model), ("weights", weights)) if value is not None
     ]
     folder, recipe = commands.start(data, name, [*changes, *(settings or [])])
-    _finish(commands.run_stages(folder, recipe, ("data", "finetune")), json)
+    finish(commands.run_stages(folder, recipe, ("data", "finetune")), json)
 
 
 @app.command()
@@ -143,21 +145,64 @@ def validate(
     if predictions is None and fitted_on is None:
         _continue("validate", name, settings, json, commands)
     else:
-        _finish(commands.judge_tables(predictions, fitted_on, settings or [], name=name), json)
+        finish(commands.judge_tables(predictions, fitted_on, settings or [], name=name), json)
 
 
 @app.command()
 def profile(
-    device: Annotated[str | None, typer.Option(help="Where to measure: local.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="local, a name or kind of the device book; several, or all:KIND, side by side."
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="JOB.zip", help="For a machine without a network: write the job.")
+    ] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", metavar="RESULT.zip", help="Read what such a job wrote there.")
+    ] = None,
+    data_on_device: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Score PATH.npy and PATH.csv, which lie on the device and stay.")
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Engines may stay on the device; or nothing may."),
+    ] = True,
+    scenario: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="steady (always), sporadic, cold or soak; may be repeated.")
+    ] = None,
+    power_mode: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
+    ] = None,
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Measure with clocks at their highest, then put them back.")
+    ] = False,
+    estimate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MACHINE", help="Also estimate for a machine that is not here, e.g. jetson-orin-nano."),
+    ] = None,
     name: Run = None,
     settings: Set = None,
     json: Json = False,
 ) -> None:
-    """Measure the latency of all engines in interleaved blocks."""
-    from medge import commands
+    """Measure the latency of all engines in interleaved blocks, here or on another machine."""
+    from medge import commands, measured, profile_commands
 
-    changes = [f"profile.device={device}"] if device else []
-    _continue("profile", name, [*changes, *(settings or [])], json, commands)
+    profile_commands.refuse_unclear(device, export=export, import_=import_)
+    changes = profile_commands.settings_of(device, data_on_device, cache=cache)
+    changes += measured.profile_settings(
+        device=None, scenarios=scenario, power_mode=power_mode, lock_clocks=lock_clocks, estimate=estimate
+    )
+    folder, recipe = commands.start(None, name, [*changes, *(settings or [])])
+    if export is not None:
+        finish(profile_commands.export_job(folder, recipe, export), json)
+    elif import_ is not None:
+        finish(profile_commands.import_result(folder, name, import_, settings or []), json)
+    elif profile_commands.is_fleet(device):
+        finish(profile_commands.measure_fleet(folder, recipe, device or []), json)
+    else:
+        finish(commands.run_stages(folder, recipe, ("profile",)), json)
 
 
 @app.command()
@@ -184,11 +229,19 @@ def stress(name: Run = None, settings: Set = None, json: Json = False) -> None:
 
 
 @app.command()
-def package(name: Run = None, settings: Set = None, json: Json = False) -> None:
+def package(
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The bundle is for this device: refused without its receipt.")
+    ] = None,
+    name: Run = None,
+    settings: Set = None,
+    json: Json = False,
+) -> None:
     """Write the verified bundle to deploy/."""
     from medge import commands
 
-    _continue("package", name, settings, json, commands)
+    changes = [f"package.device={device}"] if device else []
+    _continue("package", name, [*changes, *(settings or [])], json, commands)
 
 
 @app.command()
@@ -196,7 +249,7 @@ def report(name: Run = None, json: Json = False) -> None:
     """Write the report of a run again."""
     from medge import commands
 
-    _finish(commands.report_of(name), json)
+    finish(commands.report_of(name), json)
 
 
 @app.command()
@@ -207,7 +260,7 @@ def compare(
     """Compare the chosen engines of several runs, paired where their test images are the same."""
     from medge import commands
 
-    _finish(commands.compare(runs), json)
+    finish(commands.compare(runs), json)
 
 
 @data_app.command("inspect")
@@ -219,15 +272,15 @@ def inspect(
     """Count classes, groups and splits; find unreadable, leaking and duplicate images."""
     from medge import commands
 
-    _finish(commands.inspect(path, settings or []), json)
+    finish(commands.inspect(path, settings or []), json)
 
 
 def _continue(stage: str, name: str | None, settings: Sequence[str] | None, json: bool, commands: Any) -> None:
     folder, recipe = commands.start(None, name, settings or [])
-    _finish(commands.run_stages(folder, recipe, (stage,)), json)
+    finish(commands.run_stages(folder, recipe, (stage,)), json)
 
 
-def _finish(outcome: Any, json: bool) -> None:
+def finish(outcome: Any, json: bool) -> None:
     """Prints an outcome; exit 5 where a gate did not pass."""
     if json:
         import json as standard

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medge import console, pipeline, workspace
+from medge import console, device_book, pipeline, workspace
 from medge.errors import DataError, RecipeError
 from medge.recipe import Recipe, load, parse, with_settings
 from medge.records import NOTICE
@@ -85,6 +85,8 @@ def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
     """Runs stages, writes the report whatever the verdicts, and says what came of it."""
     from medge import report
 
+    if "profile" in stages:
+        device_book.find(recipe.profile.device)  # a name that nobody knows is said before hours of work
     done = pipeline.run(recipe, folder, stages=stages)
     page = report.write(folder)
     last = list(done.values())[-1]
@@ -248,6 +250,10 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page
 
     from medge import report
 
+    if "profile" in done and set(done) <= {"data", "compile", "profile"}:
+        from medge.measured import show_latencies
+
+        show_latencies(folder)
     rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
     if rows:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -2,6 +2,7 @@
 
 One process an engine. In a round every worker runs one block while the others sleep in a read; the next round has
 another order. So whatever the machine does, it does to all of them, and two engines are compared round by round.
+Light ring: it runs on the device that is measured.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medge import console
 from medge.bench_worker import BenchWorker, WorkerFailed
 from medge.records import Engine
 from medge.runtime.bench import BLOCK, WARM_UP_RUNS
@@ -39,7 +38,8 @@ class Series:
     cpu_ns: list[int] = field(default_factory=list)
     order: list[int] = field(default_factory=list)  # its place in the round
 
-    def block_medians_ms(self) -> NDArray[np.float64]:
+    def block_medians_ms(self) -> Any:
+        """float64 [rounds]"""
         return np.median(np.asarray(self.wall_ns, dtype=np.float64), axis=1) / 1e6
 
     def all_ns(self) -> list[int]:
@@ -66,13 +66,16 @@ def measure(
     seed: int,
     logs: Path,
     start: Callable[..., BenchWorker] = BenchWorker,
+    advance: Callable[[], None] = lambda: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Interleaved:
     """Measures all engines at once, for at least `section.blocks` rounds and `section.seconds`.
 
-    A worker that fails is named in `failures` and its values are dropped; the rest go on.
+    A worker that fails is named in `failures`, and to `warn`, and its values are dropped; the rest go on. `advance` is
+    called after every round.
     """
     with ExitStack() as stack:
-        group = _Group(stack, logs=logs, images=images, threads=threads, start=start)
+        group = _Group(stack, logs=logs, images=images, threads=threads, start=start, warn=warn)
         warm = {}
         for engine, folder in engines:
             if group.load(engine.name, engine, folder):
@@ -82,7 +85,7 @@ def measure(
             engine, folder = next(pair for pair in engines if pair[0].name == reference)
             if group.load(CONTROL, engine, folder):
                 group.warm_up(CONTROL, section.warmup_seconds)
-        rounds, seconds = group.interleave(blocks=section.blocks, seconds=section.seconds, seed=seed)
+        rounds, seconds = group.interleave(blocks=section.blocks, seconds=section.seconds, seed=seed, advance=advance)
         group.read_memory()
         return Interleaved(group.series, group.failures, reference, rounds, seconds)
 
@@ -97,13 +100,21 @@ class _Group:
     """Workers that live, their series, and what became of the others."""
 
     def __init__(
-        self, stack: ExitStack, *, logs: Path, images: Path, threads: int, start: Callable[..., BenchWorker]
+        self,
+        stack: ExitStack,
+        *,
+        logs: Path,
+        images: Path,
+        threads: int,
+        start: Callable[..., BenchWorker],
+        warn: Callable[[str], None],
     ) -> None:
         self._stack = stack
         self._logs = logs
         self._images = images
         self._threads = threads
         self._start = start
+        self._warn = warn
         self._workers: dict[str, BenchWorker] = {}
         self.series: dict[str, Series] = {}
         self.failures: dict[str, str] = {}
@@ -125,19 +136,18 @@ class _Group:
         answer = self._ask(name, {"command": "warm_up", "runs": WARM_UP_RUNS, "seconds": seconds})
         return None if answer is None else float(answer["p50_ns"])
 
-    def interleave(self, *, blocks: int, seconds: float, seed: int) -> tuple[int, float]:
+    def interleave(self, *, blocks: int, seconds: float, seed: int, advance: Callable[[], None]) -> tuple[int, float]:
         """Rounds until both bounds are reached; returns their number and the seconds they took."""
         order = random.Random(seed)
         begun = time.monotonic()
         rounds = 0
-        with console.progress("profile", blocks, unit="rounds") as advance:
-            while self._workers and (rounds < blocks or time.monotonic() - begun < seconds):
-                names = sorted(self._workers)
-                order.shuffle(names)
-                for place, name in enumerate(names):
-                    self._block(name, place)
-                rounds += 1
-                advance()
+        while self._workers and (rounds < blocks or time.monotonic() - begun < seconds):
+            names = sorted(self._workers)
+            order.shuffle(names)
+            for place, name in enumerate(names):
+                self._block(name, place)
+            rounds += 1
+            advance()
         return rounds, round(time.monotonic() - begun, 3)
 
     def read_memory(self) -> None:
@@ -161,7 +171,7 @@ class _Group:
             return None
 
     def _drop(self, name: str, error: WorkerFailed) -> None:
-        console.warn(error.message)
+        self._warn(error.message)
         self.failures[name] = error.message
         self._workers.pop(name, None)
         self.series.pop(name, None)

@@ -14,7 +14,8 @@ import medge
 from medge import plugins, protocol_log
 from medge.data.dataset import DataSet
 from medge.devices import local
-from medge.records import NOTICE, Engine, Preprocess, file_record, read_json, sha256_of_json, to_json
+from medge.receipts import FOLDER, Receipt, file_name
+from medge.records import NOTICE, Engine, Preprocess, file_record, read_json, sha256_of_file, sha256_of_json, to_json
 from medge.runtime.bundle import MANIFEST, SCHEMA, SEAL, OperatingPoint, files_in
 from medge.runtime.machine import machine
 from medge.runtime.selftest import TOLERANCE
@@ -42,6 +43,7 @@ def compose(
     metrics: dict[str, Any],
     provenance: dict[str, Any],
     ood: dict[str, Any] | None,
+    receipt: Receipt | None = None,
 ) -> dict[str, Any]:
     """The manifest of everything that lies in `folder`. `engine_folder`: of the engine, below it."""
     backend = plugins.load("backends", engine.backend)
@@ -57,13 +59,29 @@ def compose(
         "metrics": metrics,
         "ood": ood,
         "provenance": provenance,
-        "validated_on": {**machine(backend.versions()), "cpu": local.facts()["cpu"]},
+        "validated_on": _validated_on(receipt, backend),
+        "receipts": [] if receipt is None else [_receipt_entry(folder, receipt)],
         "golden": golden,
         "golden_tolerance": _tolerance(engine.precision),
         "golden_note": f"Golden vectors are test images of the data set '{data.name}' at model size: its licence holds "
         "for them. Do not pass the bundle on where the images may not go.",
         "files": [to_json(file_record(folder, folder / p)) for p in files_in(folder) if p not in (MANIFEST, SEAL)],
     }
+
+
+def _validated_on(receipt: Receipt | None, backend: Any) -> dict[str, Any]:
+    """The device of the receipt; without one this host, where validate ran the engine."""
+    if receipt is None:
+        return {**machine(backend.versions()), "cpu": local.facts()["cpu"], "device": "local", "receipt": None}
+    known = receipt.facts.get("board") or receipt.facts.get("cpu")
+    path = f"{FOLDER}/{file_name(receipt.engine)}"
+    return {**receipt.machine, "cpu": known, "device": receipt.device, "receipt": path}
+
+
+def _receipt_entry(folder: Path, receipt: Receipt) -> dict[str, Any]:
+    path = f"{FOLDER}/{file_name(receipt.engine)}"
+    about = {"device": receipt.device, "kind": receipt.kind, "engine_sha256": receipt.engine_sha256}
+    return {"path": path, "sha256": sha256_of_file(folder / path), **about}
 
 
 def engine_package(engine: Engine) -> str:

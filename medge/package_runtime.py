@@ -1,4 +1,5 @@
-"""`medge-runtime.pyz`: the light ring as one archive that python3 runs, the same bytes every time.
+"""The light ring as one archive that python3 runs, the same bytes every time: `medge-runtime.pyz` of a bundle, and
+`job.pyz`, which measures on a device.
 
 Files are stored, not deflated, with one fixed date: zlib's versions compress differently, and the device reads the
 archive at every start.
@@ -14,7 +15,7 @@ import medge
 from medge import plugins
 from medge.errors import MissingError
 
-__all__ = ["runtime_files", "write_runtime"]
+__all__ = ["job_files", "runtime_files", "write_job", "write_runtime"]
 
 _MODULES = (
     "__init__.py",
@@ -27,6 +28,7 @@ _MODULES = (
     "devices/__init__.py",
     "devices/local.py",
 )
+_MEASURING = ("bench_worker.py", "interleave.py", "measuring.py", "scenarios.py")
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 
 
@@ -45,12 +47,33 @@ def runtime_files(backends: Sequence[str]) -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
+def job_files(backends: Sequence[str]) -> dict[str, bytes]:
+    """As runtime_files, with what measures on a device and every kind of device; it needs no bundle around it."""
+    package = Path(medge.__file__).parent
+    files = runtime_files(backends)
+    for path in [*sorted((package / "devices").glob("*.py")), *sorted((package / "job").glob("*.py"))]:
+        files[f"medge/{path.parent.name}/{path.name}"] = path.read_bytes()
+    for name in _MEASURING:
+        files[f"medge/{name}"] = (package / name).read_bytes()
+    files["__main__.py"] = files.pop("medge/job/boot.py")  # instead of the runtime's
+    return dict(sorted(files.items()))
+
+
 def write_runtime(path: Path, backends: Sequence[str]) -> None:
     """The archive at `path`. The bundle's manifest must list it, or it refuses to run."""
+    _write(path, runtime_files(backends))
+
+
+def write_job(path: Path, backends: Sequence[str]) -> None:
+    """job.pyz at `path`."""
+    _write(path, job_files(backends))
+
+
+def _write(path: Path, files: dict[str, bytes]) -> None:
     with open(path, "wb") as stream:
         stream.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in runtime_files(backends).items():
+            for name, content in files.items():
                 entry = zipfile.ZipInfo(name, _DATE)
                 entry.external_attr = 0o100644 << 16
                 entry.create_system = 3  # Unix, wherever it is written

@@ -20,7 +20,7 @@ PARENTS: Mapping[str, Sequence[str]] = {
     "compress": ("data", "finetune"),  # variants, each gated on validation images, each an ONNX file
     "compile": ("data", "compress"),  # an engine per variant, backend and precision
     "validate": ("data", "finetune", "compile"),  # every engine's own outputs against the float model
-    "profile": ("data", "compile"),  # every engine's latency, in interleaved blocks
+    "profile": ("data", "compress", "compile"),  # every engine's latency, in interleaved blocks
     "select": ("compile", "validate", "profile"),  # the operating point
     "stress": ("data", "finetune", "compile", "validate", "select"),  # the chosen engine off the beaten path
     "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select", "stress"),  # what ships

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # Protocol is in typing since 3.8; kept here so that the devi
 
 from typing import Protocol
 
-__all__ = ["Backend", "Compressor", "DeviceKind", "QuantRules", "Session", "Source"]
+__all__ = ["Backend", "Compressor", "DeviceKind", "PowerControl", "QuantRules", "Run", "Session", "Source"]
 
 Array = Any
 
@@ -87,9 +87,55 @@ class Source(Protocol):
         ...
 
 
-class DeviceKind(Protocol):
-    """devices/NAME.py: one kind of machine."""
+Run = Callable[[Sequence[str]], str]  # a command's standard output; raises MissingError, ToolError
 
-    def facts(self, run: Callable[[Sequence[str]], str]) -> Dict[str, Any]:
-        """What the machine is: processor, cores, memory, governor ...; what it does not show is None."""
+
+class DeviceKind(Protocol):
+    """devices/NAME.py: one kind of machine. Everything is asked by commands, so that it may be elsewhere."""
+
+    def facts(self, run: Run) -> Dict[str, Any]:
+        """What the machine is: processor, cores, memory ...; what it does not show is None, and `missing` says why."""
+        ...
+
+    def state(self, run: Run) -> Dict[str, Any]:
+        """How it is just now, asked before and after a measurement; None and `missing` as in `facts`."""
+        ...
+
+    def sample(self, run: Run) -> Dict[str, Any]:
+        """A cheap reading, every second or so while measuring: temperature_c, frequency_mhz, power_mw or energy_uj
+        (which counts up to energy_range_uj) with power_of (what it is the power of), throttled (names of what holds it
+        back just now), throttle_counts ({name: how often so far}). What it does not show is None, or empty."""
+        ...
+
+
+class PowerControl(Protocol):
+    """What a kind offers besides where power modes and clocks can be set: nothing is, unless it is asked for."""
+
+    def power_modes(self, run: Run) -> List[Dict[str, Any]]:
+        """Every mode: `id` and `name`. Raises MissingError, ToolError."""
+        ...
+
+    def power_mode(self, run: Run) -> Dict[str, Any]:
+        """The mode that is set: `id` and `name`. Raises MissingError, ToolError."""
+        ...
+
+    def set_power_mode(self, run: Run, mode: str) -> Dict[str, Any]:
+        """Sets a mode, named or by its id, and returns it. Raises RecipeError for an unknown one, MissingError where
+        this user may not, ToolError where the machine refuses (a reboot would be needed)."""
+        ...
+
+    def clocks(self, run: Run) -> Dict[str, Any]:
+        """Limits of the clocks, {name: (lowest, highest)}, and `locked`. Raises MissingError, ToolError."""
+        ...
+
+    def store_clocks(self, run: Run) -> str:
+        """Notes the clocks on the machine; returns where."""
+        ...
+
+    def lock_clocks(self, run: Run) -> None:
+        """Every clock to its highest, and kept there."""
+        ...
+
+    def restore_clocks(self, run: Run, stored: str) -> None:
+        """Puts back what `store_clocks` noted, and removes the note."""
         ...

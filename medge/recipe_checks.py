@@ -55,7 +55,6 @@ def plugin_problems(value: dict[str, Any]) -> list[str]:
 
     check("data.source", "data.sources", at("data", "source"))
     check("compress.search.backend", "backends", at("compress", "search", "backend"))
-    check("profile.device", "devices", at("profile", "device"))
     backends = at("compile", "backends")
     for name, precisions in backends.items() if isinstance(backends, dict) else ():
         if check(f"compile.backends.{name}", "backends", name):

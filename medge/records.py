@@ -128,6 +128,9 @@ def _revive(hint: Any, value: Any) -> Any:
     arguments: Tuple[Any, ...] = getattr(hint, "__args__", ())
     if value is None:
         return None
+    if type(None) in arguments:  # Optional[X]
+        hint = next(one for one in arguments if one is not type(None))
+        arguments = getattr(hint, "__args__", ())
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value)  # type: ignore[arg-type]
     if getattr(hint, "__origin__", None) is tuple:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 from typing import Any, Callable, Dict, List, Sequence
 
 from medge.errors import MissingError, ToolError
+from medge.protocols import Run
 
-__all__ = ["facts", "run_here", "state"]
-
-Run = Callable[[Sequence[str]], str]
+__all__ = ["Asked", "facts", "run_here", "sample", "state"]
 
 _SECONDS = 10
+_SYSTEMS_CAT = (None, "/bin/cat", "/usr/bin/cat")
 
 # Of a processor's hundred flags, those that decide which kernels an engine takes.
 _FLAGS = (
@@ -27,7 +28,13 @@ _FLAGS = (
 
 
 def run_here(command: Sequence[str]) -> str:
-    """The standard output of a command on this machine. Raises MissingError, ToolError."""
+    """The standard output of a command on this machine. Raises MissingError, ToolError.
+
+    `cat FILE` is read in this process where `cat` is the system's own: what is asked while an engine is measured should
+    start no processes.
+    """
+    if len(command) == 2 and command[0] == "cat" and shutil.which("cat") in _SYSTEMS_CAT:
+        return _read_here(command[1])
     try:
         done = subprocess.run(list(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS)
     except FileNotFoundError:
@@ -41,9 +48,17 @@ def run_here(command: Sequence[str]) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def _read_here(path: str) -> str:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read().decode(errors="replace")
+    except OSError as error:
+        raise ToolError(f"cat: {path}: {error.strerror}") from None
+
+
 def facts(run: Run = run_here) -> Dict[str, Any]:
     """What the machine is; does not change between two measurements. `missing`: {name: why it is None}."""
-    asked = _Asked(run)
+    asked = Asked(run)
     asked.ask("cpu", "/proc/cpuinfo", _cpu_model)
     asked.ask("cores", "/proc/cpuinfo", lambda text: sum(_key(line) == "processor" for line in text.splitlines()))
     asked.ask("cpu_flags", "/proc/cpuinfo", _cpu_flags)
@@ -66,7 +81,7 @@ def state(run: Run = run_here) -> Dict[str, Any]:
     steal_seconds and cpu_pressure_seconds count up from the start of the machine: their differences matter.
     """
     cpu = "/sys/devices/system/cpu/cpu0/cpufreq"
-    asked = _Asked(run)
+    asked = Asked(run)
     asked.ask("governor", f"{cpu}/scaling_governor", lambda text: text.split()[0])
     asked.ask("frequency_mhz", f"{cpu}/scaling_cur_freq", lambda text: round(int(text) / 1000))
     if asked.values["frequency_mhz"] is None:
@@ -78,32 +93,61 @@ def state(run: Run = run_here) -> Dict[str, Any]:
     return asked.as_dict()
 
 
-class _Asked:
+def sample(run: Run = run_here) -> Dict[str, Any]:
+    """A reading for a time series (see `protocols.DeviceKind.sample`). Power: Intel's and AMD's energy counter of the
+    processor package (Linux's powercap), where this user may read it."""
+    cpu, rapl = "/sys/devices/system/cpu/cpu0", "/sys/class/powercap/intel-rapl:0"
+    asked = Asked(run)
+    asked.ask("frequency_mhz", f"{cpu}/cpufreq/scaling_cur_freq", lambda text: round(int(text) / 1000))
+    if asked.values["frequency_mhz"] is None:
+        asked.ask("frequency_mhz", "/proc/cpuinfo", _cpuinfo_mhz)
+    asked.ask("temperature_c", "/sys/class/thermal/thermal_zone0/temp", lambda text: round(int(text) / 1000, 1))
+    asked.ask("energy_uj", f"{rapl}/energy_uj", int)
+    asked.ask("core", f"{cpu}/thermal_throttle/core_throttle_count", int)
+    asked.ask("package", f"{cpu}/thermal_throttle/package_throttle_count", int)
+    found = asked.as_dict()
+    counts = {f"thermal, {name}": found.pop(name) for name in ("core", "package")}
+    found["throttle_counts"] = {name: count for name, count in counts.items() if count is not None}
+    found["throttled"] = []
+    if found["energy_uj"] is not None:
+        asked.ask("range", f"{rapl}/max_energy_range_uj", int)
+        found["energy_range_uj"], found["power_of"] = asked.values["range"], "processor package (RAPL)"
+    return found
+
+
+class Asked:
     """Answers so far; a question that fails leaves None and the reason."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._texts: Dict[str, Any] = {}
+        self._texts: Dict[Sequence[str], str] = {}
         self.values: Dict[str, Any] = {}
         self._missing: Dict[str, str] = {}
 
     def ask(self, name: str, path: str, read: Callable[[str], Any]) -> None:
+        """`read` makes the value `name` of the text in a file."""
+        self.ask_command(name, ["cat", path], read, source=path)
+
+    def ask_command(self, name: str, command: Sequence[str], read: Callable[[str], Any], *, source: str = "") -> None:
+        """`read` makes the value `name` of what a command prints; `source` names it in the reason, else the command."""
+        source = source or " ".join(command)
         self.values[name] = None
         try:
-            self.values[name] = read(self._text(path))
+            self.values[name] = read(self._text(command))
             self._missing.pop(name, None)
         except (MissingError, ToolError) as error:
-            self._missing[name] = f"{path}: {error.message.rsplit(': ', 1)[-1]}"
+            self._missing[name] = f"{source}: {error.message.rsplit(': ', 1)[-1]}"
         except (IndexError, KeyError, ValueError):
-            self._missing[name] = f"{path} does not say"
+            self._missing[name] = f"{source} does not say"
 
     def as_dict(self) -> Dict[str, Any]:
         return {**self.values, "missing": self._missing}
 
-    def _text(self, path: str) -> str:
-        if path not in self._texts:
-            self._texts[path] = self._run(["cat", path])
-        return str(self._texts[path])
+    def _text(self, command: Sequence[str]) -> str:
+        key = tuple(command)
+        if key not in self._texts:
+            self._texts[key] = self._run(command)
+        return self._texts[key]
 
 
 def _key(line: str) -> str:

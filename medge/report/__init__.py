@@ -1,10 +1,13 @@
-"""The report: a page, the same as numbers, a model card, a change control plan, from whatever stages are finished."""
+"""The report: a page, the same as numbers, a model card, a change control plan, from whatever stages are finished;
+and a page of what was measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FILES", "files", "verdict_table", "write"]
+__all__ = ["FILES", "PROFILE", "files", "latency_table", "verdict_table", "write"]
+
+PROFILE = "profile.html"  # beside the report, once something was measured
 
 # key in the JSON of commands -> file in the run's folder
 FILES = {
@@ -21,7 +24,8 @@ def files(run: Path) -> dict[str, str]:
 
 
 def write(run: Path) -> Path:
-    """Writes the four files into the run's folder and returns the page's path. Raises IntegrityError, DataError where
+    """Writes the four files into the run's folder, and the fifth, `profile.html`, where something was measured; returns
+    the page's path. Raises IntegrityError, DataError where
     a finished stage's files are not whole or not those of its record."""
     from medge.records import write_json, write_text
     from medge.report.document import document
@@ -33,6 +37,10 @@ def write(run: Path) -> Path:
     write_json(run / FILES["report_json"], document(found))
     write_text(run / FILES["model_card"], model_card(found))
     write_text(run / FILES["change_control"], change_control(found))
+    if found.latency:
+        from medge.report import profile_page
+
+        write_text(run / PROFILE, profile_page.render(found))
     path = run / FILES["report"]
     write_text(path, render(found))
     return path
@@ -44,3 +52,12 @@ def verdict_table(run: Path) -> list[dict[str, str]]:
     from medge.report.tables import verdict_rows
 
     return verdict_rows(gather(run))
+
+
+def latency_table(run: Path) -> tuple[list[dict[str, str]], str | None]:
+    """One row per engine (column -> text) of what was measured, the fastest first, and why it is not to be trusted;
+    None where the machine was steady."""
+    from medge.report.costs import scenario_rows
+    from medge.report.gather import gather
+
+    return scenario_rows(gather(run))

@@ -7,7 +7,7 @@ from typing import Any
 from medge.report.gather import Found
 from medge.report.words import DASH, milliseconds, ratio, share, verdict_words
 
-__all__ = ["candidates", "latencies"]
+__all__ = ["candidates", "latencies", "scenario_rows"]
 
 Row = dict[str, Any]
 
@@ -56,3 +56,27 @@ def candidates(found: Found) -> list[Row]:
         }
         for number, row in enumerate(ranked, start=1)
     ]
+
+
+def scenario_rows(found: Found) -> tuple[list[dict[str, str]], str | None]:
+    """For a terminal: steady latencies, medians of the other scenarios that were measured, estimates of machines that
+    are not here (marked so), and what makes the measurement unstable."""
+    scenarios, estimates = found.latency.get("scenarios", {}), found.latency.get("estimates") or {"machines": {}}
+    stability = found.latency.get("stability", {"verdict": found.latency["aa_control"]["verdict"], "reasons": []})
+    rows = []
+    for row in latencies(found):
+        cells = {"engine": row["name"], "p50 ms": row["p50_ms"], "p90": row["p90_ms"], "x reference": row["reference"]}
+        for name, key in (("sporadic", "p50_ms"), ("cold", "median_ms"), ("soak", "p50_ms")):
+            if name in scenarios:
+                one = scenarios[name]["engines"].get(row["name"])
+                cells[f"{name} ms"] = DASH if one is None else milliseconds(one[key])
+        soak = scenarios.get("soak", {}).get("engines", {}).get(row["name"])
+        if "soak" in scenarios:
+            cells["drift"] = DASH if soak is None or not soak["drift"] else ratio(soak["drift"])
+        rows.append({**cells, "machine": stability["verdict"]})
+    for machine, of in estimates["machines"].items():
+        for variant, one in of["variants"].items():
+            blank = {key: "" for key in rows[0]} if rows else {}
+            name = f"{variant}, {one['precision']} on {machine}"
+            rows.append({**blank, "engine": name, "p50 ms": f"~{one['estimate_ms']:.2g}", "machine": one["what"]})
+    return rows, "; ".join(stability["reasons"]) if stability["verdict"] == "unstable" else None

@@ -15,6 +15,8 @@ from medge.records import NOTICE
 from medge.report import benefit, costs, figures, pictures, stress, tables
 from medge.report.gather import Found
 from medge.report.head import caveats, head
+from medge.report.machine import machine
+from medge.report.profile_page import stability_words
 from medge.report.several import corrected
 from medge.report.subgroups import subgroups
 from medge.report.ties import ties
@@ -148,23 +150,9 @@ def _latency(found: Found) -> dict[str, Any] | None:
         "seconds": document["seconds"],
         "threads": document["threads"],
         "control": {**control, "text": ratio(control, 3) if "ratio" in control else None},
-        "device": _device(document["device"]),
+        "stability": stability_words(document),
+        "device": machine(document["device"]),
     }
-
-
-def _device(device: dict[str, Any]) -> dict[str, Any]:
-    """Facts as pairs; states before and after side by side, with the reason for what the machine does not show."""
-    facts, before, after = device["facts"], device["before"], device["after"]
-    missing = facts.get("missing", {}) | before.get("missing", {})
-
-    def text(value: Any, name: str) -> str:
-        if value is None:
-            return f"not shown ({missing.get(name, 'no reason given')})"
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-    shown = [(n.replace("_", " "), text(v, n)) for n, v in facts.items() if n != "missing" and v is not None]
-    states = [(n.replace("_", " "), text(before[n], n), text(after.get(n), n)) for n in before if n != "missing"]
-    return {"kind": device["kind"], "facts": shown, "states": states}
 
 
 def _select(found: Found) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ Requests (`command` and its keys) and answers:
   -> `first_inference_ms`, `peak_memory_mb`
 - `warm_up`: runs, seconds (both are reached) -> `runs`, `p50_ns`
 - `block`: queries -> `wall_ns` (one value a query, after an untimed lead-in), `cpu_ns` (all threads, over the block)
+- `single`: image (its number) -> `wall_ns` of one query, without a lead-in: what comes after a pause
 - `memory` -> `peak_memory_mb`
 - `quit` -> `{}`
 
@@ -173,7 +174,10 @@ class _Worker:
             cpu = time.process_time_ns()
             taken = measure_block(self._session, self._inputs, queries=request["queries"], clock=time.perf_counter_ns)
             return {"wall_ns": taken, "cpu_ns": time.process_time_ns() - cpu}
-        raise DataError(f"No request '{command}'.", fix="Choose one of: load, warm_up, block, memory, quit.")
+        if command == "single":
+            image = self._inputs[request["image"] % len(self._inputs)]
+            return {"wall_ns": measure_block(self._session, [image], queries=1, clock=time.perf_counter_ns)}
+        raise DataError(f"No request '{command}'.", fix="Choose one of: load, warm_up, block, single, memory, quit.")
 
     def _load(self, request: Dict[str, Any]) -> Dict[str, Any]:
         self._inputs = _batches_of_one(np.load(request["images"], allow_pickle=False))

@@ -32,7 +32,7 @@ Array = Any
 
 @dataclass(frozen=True)
 class Job:
-    """Logits of some rows of a raw image file: uint8 [N, height, width, 3] without a header, row by row."""
+    """Logits of some rows of an image file: uint8 [N, height, width, 3], raw without a header or a .npy."""
 
     engine: Engine
     folder: str  # where the engine's files lie
@@ -46,8 +46,11 @@ class Job:
 
 
 def read_rows(path: Path, rows: Iterable[int], *, height: int, width: int) -> Iterator[Array]:
-    """uint8 [height, width, 3] per row of a raw image file, read one by one so that memory does not grow with it."""
+    """uint8 [height, width, 3] per row of an image file, read one by one so that memory does not grow with it."""
     size = height * width * 3
+    if path.suffix == ".npy":
+        yield from _rows_of_npy(path, rows, height=height, width=width)
+        return
     with open(path, "rb", buffering=0) as stream:
         for row in rows:
             data = os.pread(stream.fileno(), size, row * size) if row >= 0 else b""
@@ -57,6 +60,17 @@ def read_rows(path: Path, rows: Iterable[int], *, height: int, width: int) -> It
                     fix="Run the data stage again.",
                 )
             yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+
+
+def _rows_of_npy(path: Path, rows: Iterable[int], *, height: int, width: int) -> Iterator[Array]:
+    images = np.load(str(path), mmap_mode="r", allow_pickle=False)
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, 3):
+        raise DataError(
+            f"{path} holds {images.dtype} {list(images.shape)}, not uint8 [N, {height}, {width}, 3].",
+            fix="Prepare the images as the recipe's data stage does.",
+        )
+    for row in rows:
+        yield np.array(images[row])
 
 
 def write_npy(path: Path, values: Array) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from medge import console, engines, golden, manifest
+from medge import console, engines, golden, manifest, receipts
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import GateFailed, IntegrityError, ToolError
 from medge.package_runtime import runtime_files, write_runtime
+from medge.receipts import Receipt
 from medge.records import (
     NOTICE,
     Engine,
@@ -42,8 +43,8 @@ _ENGINE = "engine"  # its folder in the bundle
 
 
 def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
-    """Builds the bundle of the chosen engine. Raises GateFailed where none was chosen, ToolError where the bundle does
-    not pass its own selftest."""
+    """Builds the bundle of the chosen engine. Raises GateFailed where none was chosen or the device that it is for gave
+    no receipt, ToolError where the bundle does not pass its own selftest."""
     choice = read_json(inputs["select"].folder / "choice.json")
     if choice["chosen"] is None:
         raise GateFailed("No engine was chosen, so there is nothing to package.", fix="Loosen a limit: medge select.")
@@ -55,7 +56,8 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
     folder.mkdir()
     engine = _copy_engine(inputs["compile"].folder, choice["chosen"], folder / _ENGINE)
     point = _operating_point(choice)
-    _write_bundle(folder, name, engine, data, point, inputs, choice, recipe, count=section.golden)
+    receipt = _receipt(section, inputs["profile"].folder, engine, folder)
+    _write_bundle(folder, name, engine, data, point, inputs, choice, recipe, count=section.golden, receipt=receipt)
     _pass_selftest(folder)
     return {
         "bundle": name,
@@ -64,6 +66,7 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
         "manifest_sha256": sha256_of_file(folder / bundles.MANIFEST),
         "bytes": sum((folder / path).stat().st_size for path in bundles.files_in(folder)),
         "golden": len(read_json(folder / bundles.MANIFEST)["golden"]),
+        "validated_on": receipt.device if receipt is not None else None,
     }
 
 
@@ -119,6 +122,17 @@ def _copy_engine(compile_folder: Path, name: str, folder: Path) -> Engine:
     return engine
 
 
+def _receipt(section: PackageSection, profile_folder: Path, engine: Engine, folder: Path) -> Receipt | None:
+    """Copies the engine's receipt into the bundle. Raises GateFailed where the bundle is for a device and there is
+    none of it: nothing is called validated for a machine that it did not run on."""
+    receipt = receipts.find(profile_folder, engine)
+    if section.device is not None:
+        receipts.refuse_without(receipt, device=section.device, engine=engine)
+    if receipt is not None:
+        receipts.write_all(folder, [receipt])
+    return receipt
+
+
 def _operating_point(choice: dict[str, Any]) -> OperatingPoint:
     point = choice["operating_point"]
     positive = point.get("positive") if point.get("threshold") is not None else None
@@ -136,6 +150,7 @@ def _write_bundle(
     recipe: str,
     *,
     count: int,
+    receipt: Receipt | None,
 ) -> None:
     tables = inputs["validate"].folder / "predictions"
     refusal = inputs["stress"].folder / "ood.json"
@@ -164,6 +179,7 @@ def _write_bundle(
             folder, name=name, engine=engine, engine_folder=_ENGINE, data=data, point=point, golden=vectors,
             threads=int(latency["threads"]), pattern=golden.PATTERN, metrics=manifest.metrics(trials, latency, choice),
             provenance=manifest.provenance(inputs, data, recipe), ood=None if ood is None else ood["manifest"],
+            receipt=receipt,
         )  # fmt: skip
 
     write_text(folder / "README.md", _readme(compose()))

@@ -1,31 +1,40 @@
 """Profile: how fast and how heavy every engine is on a device, beside each other and beside the float engine.
 
-Writes `latency.json` and `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block).
+Writes `latency.json`, `raw/<engine>.csv` (block, place in its round, query, wall_ns, cpu_ns of the block) and
+`receipts/<engine>.json`; of other scenarios than steady `raw/<scenario>.json`, of estimates `estimates` in
+`latency.json`, which nothing ranks. On a device other than `local` a job does the same there (medge.remote_profile).
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import json
 import os
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medge import console, engines, interleave, plugins
+from medge import console, engines, measuring, plugins, receipts, scenario_results, scenarios
 from medge.data import dataset
 from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
+from medge.measuring import Conditions
 from medge.records import Engine, sha256_of_json, to_json, write_json
 from medge.runtime.bench import BLOCK, latency_of
+from medge.runtime.machine import machine
 from medge.sections import ProfileSection
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 
-__all__ = ["AA_TOLERANCE", "assemble", "fingerprint", "run"]
+__all__ = [
+    "AA_TOLERANCE", "assemble", "conditions_of", "estimates", "fingerprint", "run", "values_of", "write_images",
+    "write_raw", "write_raw_scenarios",
+]  # fmt: skip
 
 AA_TOLERANCE = 0.02  # the interval of one engine against itself within 1 +- this, or the machine was too restless
 _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
@@ -33,45 +42,100 @@ _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
 
 def fingerprint(section: ProfileSection) -> str:
     """The machine: on another one the same engines are measured again."""
+    if section.device != "local":
+        from medge import remote_profile
+
+        return remote_profile.fingerprint(section)
     facts = plugins.load("devices", section.device).facts()
     return sha256_of_json([facts[key] for key in ("cpu", "cores", "board", "memory_mb")])
 
 
 def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     """Measures every engine of the compile stage on `section.device`. Raises ToolError where not one could run."""
+    if section.device != "local":
+        from medge import remote_profile
+
+        return remote_profile.run(section, inputs, work, seed)
     device = plugins.load("devices", section.device)
     found = engines.load_all(inputs["compile"].folder)
     threads = section.threads or _cores_allowed()
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
-    images = _write_images(inputs["data"].folder, scratch / "images.npy")
-    facts, before = device.facts(), device.state()
-    measured = interleave.measure(found, images=images, threads=threads, section=section, seed=seed, logs=scratch)
-    after = device.state()
-    if not set(measured.series) - {CONTROL}:
+    images = write_images(inputs["data"].folder, scratch / "images.npy")
+    facts = device.facts()
+    with console.progress("profile", section.blocks, unit="rounds") as advance:
+        measured = measuring.measure(
+            device, found, images=images, threads=threads, seed=seed, logs=scratch, conditions=conditions_of(section),
+            advance=advance, warn=console.warn,
+        )  # fmt: skip
+    if not set(measured.steady.series) - {CONTROL}:
         raise ToolError(
-            "Not one engine could be measured: " + " ".join(measured.failures.values()),
+            "Not one engine could be measured: " + " ".join(measured.steady.failures.values()),
             fix="Run the engine by itself: medge validate; it says what the backend refuses.",
         )
-    _write_raw(work / "raw", measured.series)
-    device_facts = {"kind": section.device, "facts": facts, "before": before, "after": after}
-    report = assemble([engine for engine, _ in found], measured, device=device_facts, threads=threads, seed=seed)
+    write_raw(work / "raw", measured.steady.series)
+    write_raw_scenarios(work / "raw", measured.others)
+    about = {"kind": section.device, "facts": facts, **measured.device}
+    report = assemble(
+        [engine for engine, _ in found], measured.steady, device=about, threads=threads, seed=seed,
+        raw_scenarios=measured.others,
+    )  # fmt: skip
+    report["estimates"] = estimates(section, inputs, report)
     write_json(work / "latency.json", report)
-    return _values(report)
+    _write_receipts(work, [engine for engine, _ in found], report)
+    return values_of(report)
+
+
+def conditions_of(section: ProfileSection) -> Conditions:
+    """What the section says of how to measure, in the light ring's words."""
+    settings = {name: getattr(section, name).model_dump() for name in scenarios.SCENARIOS}
+    return Conditions(
+        section.blocks, section.seconds, section.warmup_seconds, section.scenarios, settings, section.power_mode,
+        section.lock_clocks,
+    )  # fmt: skip
+
+
+def write_raw_scenarios(folder: Path, raw: dict[str, Any]) -> None:
+    for name, measured in raw.items():
+        (folder / f"{name}.json").write_text(json.dumps(measured) + "\n", encoding="utf-8")
+
+
+def estimates(section: ProfileSection, inputs: Inputs, report: dict[str, Any]) -> dict[str, Any] | None:
+    """A roofline for each machine that was asked for, and how far the same method is off here; None if none was."""
+    if not section.estimate:
+        return None
+    from medge import estimate, host_peak
+
+    graphs = {path.parent.name: path for path in inputs["compress"].folder.glob("*/model.onnx")}
+    host = None
+    if section.device == "local":
+        host = host_peak.host_machine(report["device"]["facts"]["cpu"] or "this machine", report["threads"])
+    return estimate.report(graphs, section.estimate, host=host, measured=report["engines"])
 
 
 def _cores_allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_images(data_folder: Path, path: Path) -> Path:
+def write_images(data_folder: Path, path: Path) -> Path:
     """A few validation images as a .npy file (time does not depend on which, and test images stay untouched)."""
     data = dataset.load(data_folder)
     np.save(path, data.read(data.indices("validation")[:_IMAGES]))
     return path
 
 
-def _write_raw(folder: Path, series: dict[str, Series]) -> None:
+def _write_receipts(work: Path, found: list[Engine], report: dict[str, Any]) -> None:
+    """Of this host: `validate` has run every image through the engine here, so no selftest is repeated."""
+    machines = {e.name: machine(plugins.load("backends", e.backend).versions()) for e in found}
+    done = {"verdict": receipts.NOT_RUN, "reason": "validate runs every image on this machine"}
+    made = receipts.made_of(
+        found, report, device="local", machines=machines, selftests=dict.fromkeys(machines, done), metrics={},
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"), seal=None,
+    )  # fmt: skip
+    receipts.write_all(work, made)
+
+
+def write_raw(folder: Path, series: dict[str, Series]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left other engines' values
     folder.mkdir()
     for name, one in series.items():
@@ -84,13 +148,28 @@ def _write_raw(folder: Path, series: dict[str, Series]) -> None:
 
 
 def assemble(
-    found: list[Engine], measured: Interleaved, *, device: dict[str, Any], threads: int, seed: int
+    found: list[Engine],
+    measured: Interleaved,
+    *,
+    device: dict[str, Any],
+    threads: int,
+    seed: int,
+    raw_scenarios: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What latency.json holds: latencies, and the ratio of each pair of engines, from the series alone."""
+    """What latency.json holds: latencies, the ratio of each pair of engines, what came of other scenarios
+    (`raw_scenarios`), and whether the machine was steady enough, from the series alone."""
     series = {name: one for name, one in measured.series.items() if name != CONTROL}
     medians = {name: one.block_medians_ms() for name, one in series.items()}
     sizes = {engine.name: engine.bytes for engine in found}
     ratios = _all_ratios(medians, seed=seed)
+    latencies = {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()}
+    control = _control(measured, seed=seed)
+    others = scenario_results.summarise(
+        raw_scenarios or {}, {name: one["p50_ms"] for name, one in latencies.items()}, seed=seed
+    )
+    stability = scenario_results.stability(control, others, device.get("samples", []))
+    for reason in stability["reasons"] if stability["verdict"] == "unstable" else []:
+        console.warn(f"unstable: {reason}.")
     return {
         "device": device,
         "threads": threads,
@@ -98,11 +177,13 @@ def assemble(
         "blocks": measured.rounds,
         "seconds": measured.seconds,
         "reference": measured.reference,
-        "engines": {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()},
+        "engines": latencies,
         "ratio_to_float": {e.name: _to_own_float(e, ratios) for e in found if e.name in series},
         "ratio_to_reference": {name: _to(name, measured.reference, ratios) for name in series},
         "ratios": ratios,
-        "aa_control": _control(measured, seed=seed),
+        "aa_control": control,
+        "scenarios": others,
+        "stability": stability,
         "failures": measured.failures,
     }
 
@@ -149,21 +230,17 @@ def _control(measured: Interleaved, *, seed: int) -> dict[str, Any]:
         measured.series[CONTROL].block_medians_ms(), measured.series[reference].block_medians_ms(), seed=seed
     )
     stable = ratio.lower >= 1 - AA_TOLERANCE and ratio.upper <= 1 + AA_TOLERANCE
-    if not stable:
-        console.warn(
-            f"one engine measured twice gave a ratio of {ratio.ratio:.3f} [{ratio.lower:.3f}, {ratio.upper:.3f}]: "
-            "latencies from this run are unstable."
-        )
     verdict = "stable" if stable else "unstable"
     return {"engine": reference, **_rounded(ratio), "tolerance": AA_TOLERANCE, "verdict": verdict}
 
 
-def _values(report: dict[str, Any]) -> dict[str, Any]:
+def values_of(report: dict[str, Any]) -> dict[str, Any]:
     keys = ("p50_ms", "p90_ms", "peak_memory_mb", "bytes")
     return {
         "engines": {name: {key: one[key] for key in keys} for name, one in report["engines"].items()},
         "reference": report["reference"],
         "threads": report["threads"],
         "aa_control": report["aa_control"]["verdict"],
+        "stability": report["stability"]["verdict"],
         "failures": report["failures"],
     }

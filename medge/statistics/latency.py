@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ratio", "paired_ratio"]
+__all__ = ["Ratio", "drift", "paired_ratio"]
 
 Floats = NDArray[np.float64]
 
@@ -45,11 +45,32 @@ def paired_ratio(a: Floats, b: Floats, *, seed: int, resamples: int = 2000) -> R
     if not (np.all(a > 0) and np.all(b > 0) and np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
         raise ValueError("latencies must be positive and finite")
     logs = np.log(a) - np.log(b)
-    rounds = logs.size
-    length = max(1, math.ceil(rounds ** (1 / 3)))
-    random = np.random.default_rng(seed)
-    starts = random.integers(0, rounds, size=(resamples, math.ceil(rounds / length)))
-    drawn = (starts[:, :, None] + np.arange(length)).reshape(resamples, -1)[:, :rounds] % rounds
-    medians = np.median(logs[drawn], axis=1)
+    medians = _resampled_medians(logs, np.random.default_rng(seed), resamples)
     lower, upper = np.quantile(medians, [0.025, 0.975])
     return Ratio(math.exp(float(np.median(logs))), math.exp(float(lower)), math.exp(float(upper)))
+
+
+def drift(blocks: Floats, *, seed: int, share: float = 0.1, resamples: int = 2000) -> Ratio:
+    """The median of the last tenth (`share`) of a series [blocks] of positive block medians over that of the first.
+
+    Each tenth is resampled by itself as in `paired_ratio`. Raises ValueError for a series of fewer than 10 blocks, or
+    one that holds what is not a positive number.
+    """
+    if blocks.ndim != 1 or blocks.size < 10 or not (np.all(blocks > 0) and np.all(np.isfinite(blocks))):
+        raise ValueError("a drift needs 10 positive and finite block medians at least")
+    size = max(1, round(blocks.size * share))
+    logs, random = np.log(blocks), np.random.default_rng(seed)
+    first, last = logs[:size], logs[-size:]
+    differences = _resampled_medians(last, random, resamples) - _resampled_medians(first, random, resamples)
+    lower, upper = np.quantile(differences, [0.025, 0.975])
+    value = math.exp(float(np.median(last) - np.median(first)))
+    return Ratio(value, math.exp(float(lower)), math.exp(float(upper)))
+
+
+def _resampled_medians(logs: Floats, random: np.random.Generator, resamples: int) -> Floats:
+    """Medians [resamples] of a series, its neighbouring values drawn in runs."""
+    rounds = logs.size
+    length = max(1, math.ceil(rounds ** (1 / 3)))
+    starts = random.integers(0, rounds, size=(resamples, math.ceil(rounds / length)))
+    drawn = (starts[:, :, None] + np.arange(length)).reshape(resamples, -1)[:, :rounds] % rounds
+    return np.asarray(np.median(logs[drawn], axis=1), dtype=np.float64)

@@ -13,12 +13,26 @@ from pathlib import Path
 import pytest
 
 import medge
-from medge.package_runtime import runtime_files
+from medge.package_runtime import job_files, runtime_files
 
 PACKAGE = Path(medge.__file__).parent
 LIGHT = sorted(
-    [PACKAGE / f"{name}.py" for name in ("__init__", "errors", "records", "predictions", "protocols", "plugins")]
-    + [path for kind in ("backends", "devices", "runtime") for path in (PACKAGE / kind).glob("*.py")]
+    [
+        PACKAGE / f"{name}.py"
+        for name in (
+            "__init__",
+            "errors",
+            "records",
+            "predictions",
+            "protocols",
+            "plugins",
+            "bench_worker",
+            "interleave",
+            "measuring",
+            "scenarios",
+        )
+    ]
+    + [path for kind in ("backends", "devices", "job", "runtime") for path in (PACKAGE / kind).glob("*.py")]
 )
 ALLOWED = {"medge", "numpy", "PIL", "__future__", *sys.stdlib_module_names}
 # Imported with these blocked; engines too, because a backend imports its engine inside its functions.
@@ -91,15 +105,25 @@ def test_the_light_ring_imports_with_everything_heavy_blocked() -> None:
 
 
 def test_every_light_file_that_runs_on_a_device_travels_in_the_runtime() -> None:
-    missing = {path.relative_to(PACKAGE.parent).as_posix() for path in LIGHT} - set(runtime_files([]))
-    assert {name for name in missing if not name.startswith(("medge/backends/", "medge/devices/"))} == {
+    light = {path.relative_to(PACKAGE.parent).as_posix() for path in LIGHT}
+    missing = light - set(runtime_files([]))
+    elsewhere = ("medge/backends/", "medge/devices/", "medge/job/", "medge/bench_worker.py", "medge/interleave.py",
+                 "medge/measuring.py", "medge/scenarios.py")  # fmt: skip
+    assert {name for name in missing if not name.startswith(elsewhere)} == {
         "medge/runtime/boot.py"  # it is __main__.py there
+    }
+    missing = light - set(job_files([]))
+    assert {name for name in missing if not name.startswith("medge/backends/")} == {
+        "medge/job/boot.py",
+        "medge/runtime/boot.py",
     }
 
 
 def test_the_runtime_carries_nothing_of_the_host_ring() -> None:
     names = {f"medge/{name}" for name in HOST_RING}
-    assert not [name for name in runtime_files([]) if name.split(".py")[0].startswith(tuple(names))]
+    assert not [
+        name for name in {**runtime_files([]), **job_files([])} if name.split(".py")[0].startswith(tuple(names))
+    ]
 
 
 @pytest.mark.parametrize("interpreter", old_interpreters() or [None])
@@ -131,6 +155,8 @@ else:
     __import__("medge.predictions")
     for module in ("predict", "child", "preprocess", "selftest", "bench"):
         __import__("medge.runtime." + module)
+    for module in ("spec", "run", "steps", "agent", "supervisor"):
+        __import__("medge.job." + module)
 """
     done = subprocess.run(
         [interpreter, "-I", "-B", "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from medge import measured as measuring
+from medge import recipe
 from medge.devices import local
 from medge.errors import ToolError
 from medge.records import read_json, write_json
@@ -29,7 +31,9 @@ def sleeper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDGE_PLUGIN_PATH", str(plugin) + os.pathsep + os.environ.get("MEDGE_PLUGIN_PATH", ""))
 
 
-def measured(tmp_path: Path, engines: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any], Path]:
+def measured(
+    tmp_path: Path, engines: dict[str, dict[str, Any]], section: ProfileSection = SECTION
+) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """The stage's values and its latency.json."""
     write_data(tmp_path / "1-data", images=24, size=8)
     for name, options in engines.items():
@@ -56,7 +60,7 @@ def measured(tmp_path: Path, engines: dict[str, dict[str, Any]]) -> tuple[dict[s
         name: Stage(name, tmp_path / folder, key="", sha256="", values={}, inputs={}, seconds=0.0, skipped=False)
         for name, folder in (("data", "1-data"), ("compile", "4-compile"))
     }
-    values = profile.run(SECTION, inputs, work, 0)
+    values = profile.run(section, inputs, work, 0)
     return values, read_json(work / "latency.json"), work
 
 
@@ -112,3 +116,28 @@ def test_where_no_engine_runs_the_tool_is_blamed_by_name(tmp_path: Path) -> None
 def test_the_coordinator_brings_no_second_thread_pool_with_it() -> None:
     program = "import sys, medge.stages.profile; print([m for m in ('torch', 'nncf', 'openvino') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_other_scenarios_stand_beside_steady_with_their_raw_values(tmp_path: Path) -> None:
+    more = {"scenarios": ("steady", "cold", "sporadic", "soak"), "cold": {"starts": 3}, "soak": {"seconds": 0.3}}
+    section = ProfileSection(**{**SECTION.model_dump(), **more, "sporadic": {"queries": 5, "interval_seconds": 0.0}})
+    engines = {"float/sleeper-float32": {"milliseconds": 4}, "int8/sleeper-int8": {"milliseconds": 1}}
+    _, report, work = measured(tmp_path, engines, section)
+    assert list(report["scenarios"]) == ["sporadic", "cold", "soak"]
+    assert set(report["scenarios"]["cold"]["engines"]) == set(report["engines"]) == set(engines)
+    assert list(report["scenarios"]["soak"]["engines"]) == ["int8/sleeper-int8"]  # the fastest
+    raw = read_json(work / "raw/sporadic.json")
+    assert [len(wall) for wall in raw["wall_ns"].values()] == [5, 5]
+    assert report["stability"]["verdict"] in ("stable", "unstable")
+    assert report["estimates"] is None
+
+
+def test_the_options_of_the_command_are_settings_of_the_recipe() -> None:
+    changes = measuring.profile_settings(
+        device=None, scenarios=["soak", "cold"], power_mode="0", lock_clocks=True, estimate=["jetson-orin-nano"]
+    )
+    section = recipe.parse(recipe.with_settings({}, changes), origin="test").profile
+    assert section.scenarios == ("steady", "soak", "cold")
+    assert (section.power_mode, section.lock_clocks, section.estimate) == ("0", True, ("jetson-orin-nano",))
+    nothing = measuring.profile_settings(device=None, scenarios=None, power_mode=None, lock_clocks=False, estimate=None)
+    assert nothing == []

@@ -1,0 +1,126 @@
+"""What `medge devices ...` does, without the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medge import console, device_book
+from medge.commands import Outcome
+from medge.device_book import Device
+from medge.errors import MissingError, RecipeError
+from medge.records import NOTICE
+
+__all__ = ["add", "clean", "doctor", "list_devices", "remove"]
+
+
+def add(device: Device, url: str | None, *, accept: bool, ask: Callable[[str], bool], offline: bool = False) -> Outcome:
+    """Records a device and the key of its host, once somebody has looked at the fingerprint. Raises MedgeError."""
+    if offline == (url is not None):
+        raise RecipeError("A device has an address, or --offline says that it has none.",
+                          fix=f"medge devices add {device.name} ssh://user@host --kind {device.kind}")  # fmt: skip
+    if url is None:
+        device_book.add(device)
+        return _shown(device, f"{device.name} is recorded, without a network: medge profile --device {device.name} "
+                      "--export job.zip")  # fmt: skip
+    host, port, user = device_book.parse_url(url)
+    device = Device(device.name, device.kind, host, port, user, _identity(device.identity), None, device.folder,
+                    device.python)  # fmt: skip
+    device_book.refuse_unfit(device)  # before the network is asked
+    from medge.link import host_key
+
+    key = host_key(device)
+    console.stderr.print(f"{device.url} shows the key {key.fingerprint}", markup=False, soft_wrap=True)
+    if not accept and not ask("Is it the machine's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub)?"):
+        raise RecipeError("Nothing was recorded.", fix="Compare the fingerprint, then say yes, or give --yes.")
+    device = Device(**{**device.__dict__, "host_key": key.public})
+    device_book.add(device)
+    return _shown(device, f"{device.name} is recorded: medge devices doctor {device.name}", fingerprint=key.fingerprint)
+
+
+def list_devices() -> Outcome:
+    """The book, `local` first."""
+    known = [device_book.LOCAL, *device_book.devices()]
+    document = {"book": str(device_book.path()), "devices": [_public(device) for device in known], "notice": NOTICE}
+    return Outcome(document, lambda: _show_table(known))
+
+
+def doctor(name: str) -> Outcome:
+    """Every check of a device; exit 3 where one is not well."""
+    device = device_book.find(name)
+    if device.name == device_book.LOCAL.name:
+        raise RecipeError("'local' is this machine: nothing stands between.", fix="Name a device of the book.")
+    from medge.doctor import examine
+
+    checks = examine(device)
+    well = all(check.ok for check in checks)
+    document = {"device": device.name, "ok": well, "checks": [check.__dict__ for check in checks], "notice": NOTICE}
+
+    def show() -> None:
+        for check in checks:
+            console.stderr.print(f"{'ok     ' if check.ok else 'problem'} {check.name}: {check.found}", markup=False,
+                                 soft_wrap=True)  # fmt: skip
+            if check.fix:
+                console.stderr.print(f"          fix: {check.fix}", markup=False, soft_wrap=True)
+
+    return Outcome(document, show, 0 if well else MissingError.exit_code)
+
+
+def remove(name: str) -> Outcome:
+    """Forgets a device. What it keeps of medge stays there: `clean` first."""
+    return _shown(device_book.remove(name), f"{name} is forgotten.")
+
+
+def clean(name: str) -> Outcome:
+    """Removes the folder of kept engines on a device; refused while a job runs there."""
+    device = device_book.find(name)
+    from medge.conversation import connected
+
+    with connected(device) as agent:
+        removed, root = agent.ask("clean")["removed"], agent.hello["root"]
+    document = {"device": device.name, "folder": root, "removed": removed, "notice": NOTICE}
+    said = f"{root} is gone from {device.name}." if removed else f"{device.name} has nothing of medge."
+    return Outcome(document, lambda: console.stderr.print(said, markup=False))
+
+
+def is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _identity(path: str | None) -> str | None:
+    """An absolute path of a private key that can be read. Raises MissingError."""
+    if path is None:
+        return None
+    found = Path(os.path.expanduser(path)).absolute()
+    if not found.is_file():
+        raise MissingError(
+            f"There is no identity file {found}.", fix="Name a private key: --identity ~/.ssh/id_ed25519"
+        )
+    return str(found)
+
+
+def _public(device: Device) -> dict[str, Any]:
+    known = device.facts or {}
+    url = device.url if device.host and device.kind != "local" else None
+    return {**device.__dict__, "url": url, "facts": known.get("board") or known.get("cpu")}
+
+
+def _shown(device: Device, text: str, **more: str) -> Outcome:
+    document = {"device": _public(device), **more, "notice": NOTICE}
+    return Outcome(document, lambda: console.stderr.print(text, markup=False, soft_wrap=True))
+
+
+def _show_table(known: list[Device]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("name", "kind", "address", "what it was"):
+        table.add_column(column, overflow="fold")
+    for device in known:
+        address = "this machine" if device.kind == "local" else device.url if device.host else "no network"
+        table.add_row(device.name, device.kind, address, _public(device)["facts"] or "")
+    console.stderr.print(table)

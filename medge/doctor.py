@@ -1,0 +1,124 @@
+"""Is a device ready? Every question that a job would stumble over, asked one by one, each with its fix."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from medge import plugins
+from medge.conversation import Agent, connected
+from medge.device_book import Device
+from medge.errors import MedgeError
+
+__all__ = ["Check", "examine"]
+
+_SPACE_MB = 500
+_CLOCK_SECONDS = 60
+_IMPORT = "import {0}; print(getattr({0}, '__version__', '?'))"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was asked, whether it is well, what was found, and how to mend it."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def examine(device: Device) -> list[Check]:
+    """Every check that could be made; where the device does not answer at all, that is the only one."""
+    try:
+        with connected(device) as agent:
+            return [Check("link", True, device.url), *_examine(agent, device)]
+    except MedgeError as error:
+        return [Check("link", False, error.message, error.fix)]
+
+
+def _examine(agent: Agent, device: Device) -> list[Check]:
+    hello = agent.hello
+    checks = [Check("python", True, f"{hello['python']} ({hello['executable']})")]
+    checks += [
+        _package(agent, "numpy", "pip install numpy", hello["executable"]),
+        _package(agent, "PIL", "pip install Pillow", hello["executable"]),
+        _engines(agent, hello["executable"]),
+        _space(agent),
+        _clock(hello["time"]),
+        _kind(agent, device),
+    ]
+    return checks
+
+
+def _package(agent: Agent, module: str, install: str, python: str) -> Check:
+    name = "Pillow" if module == "PIL" else module
+    answer = agent.run("{python}", "-c", _IMPORT.format(module), seconds=60)
+    if answer["code"] == 0:
+        return Check(name, True, answer["out"].strip())
+    return Check(name, False, _last_line(answer["err"]), f"On the device: {python} -m {install}")
+
+
+def _engines(agent: Agent, python: str) -> Check:
+    found = {}
+    for package in _engine_packages():
+        answer = agent.run("{python}", "-c", _IMPORT.format(package), seconds=120)
+        if answer["code"] == 0:
+            found[package] = answer["out"].strip().splitlines()[-1]
+    if found:
+        return Check("engines", True, ", ".join(f"{name} {version}" for name, version in found.items()))
+    return Check("engines", False, "no engine package can be imported",
+                 f"One of them, e.g. {python} -m pip install onnxruntime; on a Jetson TensorRT comes with JetPack, for "
+                 "the system's python3")  # fmt: skip
+
+
+def _engine_packages() -> list[str]:
+    return sorted({plugins.load("backends", name).PACKAGE for name in plugins.names("backends")})
+
+
+def _space(agent: Agent) -> Check:
+    try:
+        answer = agent.ask("space")
+    except MedgeError as error:
+        return Check("folder", False, error.message, error.fix)
+    free = answer["free_bytes"] / 1e6
+    where = agent.hello["root"]
+    if free < _SPACE_MB:
+        return Check("folder", False, f"{where}: {free:.0f} MB free", f"Free {_SPACE_MB} MB, or add it with --folder")
+    kept = f", {', '.join(answer['left'])} kept there" if answer["left"] else ""
+    return Check("folder", True, f"{where} can be written, {free:.0f} MB free{kept}")
+
+
+def _clock(there: float) -> Check:
+    off = there - time.time()
+    if abs(off) > _CLOCK_SECONDS:
+        return Check("clock", False, f"{off:+.0f} s from this machine's", "Set it: timedatectl set-ntp true")
+    return Check("clock", True, f"{off:+.1f} s from this machine's")
+
+
+def _kind(agent: Agent, device: Device) -> Check:
+    looks = looks_like(agent)
+    if looks == device.kind or device.kind == "linux":
+        more = "" if looks == device.kind else f"; it looks like {looks}, of which medge can read more"
+        return Check("kind", True, f"{device.kind}{more}")
+    return Check("kind", False, f"added as {device.kind}, it looks like {looks}",
+                 f"medge devices remove {device.name}; add it again with --kind {looks}")  # fmt: skip
+
+
+def looks_like(agent: Agent) -> str:
+    """The kind that its board, L4T release or processor speak for."""
+
+    def text(path: str) -> str:
+        answer: dict[str, Any] = agent.run("cat", path)
+        return str(answer["out"]).lower() if answer["code"] == 0 else ""
+
+    board = text("/proc/device-tree/model") + text("/proc/device-tree/compatible")
+    if "jetson" in board or "tegra" in board or text("/etc/nv_tegra_release"):
+        return "jetson"
+    if "raspberry pi" in board:
+        return "raspberrypi"
+    return "intel" if "genuineintel" in text("/proc/cpuinfo") else "linux"
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1]

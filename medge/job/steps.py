@@ -1,0 +1,263 @@
+"""What a job does on the device, in order: lay out the engines, build, selftest, score, measure. Light ring.
+
+An engine that is refused, or whose process dies, is a result: it is named under `failures` and the others go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from medge import plugins
+from medge.errors import DataError, IntegrityError, MedgeError, MissingError, ToolError
+from medge.job.spec import Graph, Labelled, Spec
+from medge.measuring import Measured, measure
+from medge.records import (
+    Engine,
+    File,
+    file_record,
+    from_json,
+    read_json,
+    sha256_of_json,
+    to_json,
+    verify_files,
+    write_json,
+)
+from medge.runtime.child import logits_in_child
+from medge.runtime.machine import cores_allowed, machine
+
+__all__ = ["Steps"]
+
+Tell = Callable[[Dict[str, Any]], None]
+
+
+class Steps:
+    """One job in its folder. `stores` are searched for files named by their sha256; `out` takes those to bring home;
+    `kept` is the store in which an engine that was built here may be found by the next job, None where nothing stays.
+    """
+
+    def __init__(
+        self, spec: Spec, folder: Path, stores: List[Path], out: Path, tell: Tell, *, kept: Optional[Path] = None
+    ) -> None:
+        self._spec, self._folder, self._stores, self._out, self._tell = spec, folder, stores, out, tell
+        self._kept = kept
+        self._threads = spec.threads or cores_allowed()
+        self._failures: Dict[str, Dict[str, str]] = {}
+        self._engines: List[Tuple[Engine, Path]] = []
+
+    def run(self) -> Dict[str, Any]:
+        """Everything but the result's frame. Raises MedgeError where the job as a whole cannot be done."""
+        kind = plugins.load("devices", self._spec.kind)
+        facts = kind.facts()
+        self._lay_out()
+        built = self._build()
+        self._drop_unready()
+        images = self._file(self._spec.images)
+        if np.load(str(images), mmap_mode="r").dtype != np.uint8:
+            raise DataError("The job's images are not uint8.", fix="Make the job again.")
+        named = self._folder / "images.npy"
+        _link(images, named)
+        answers = self._answers(named, step="selftest")
+        scores = self._score(self._spec.labelled) if self._spec.labelled is not None else None
+        measured = self._measure(kind, named)
+        return {
+            "device": {"kind": self._spec.kind, "facts": facts, **(measured.device if measured else {})},
+            "facts_sha256": sha256_of_json(facts),
+            "threads": self._threads,
+            "engines": {engine.name: self._about(engine) for engine, _ in self._engines},
+            "built": built,
+            "answers": answers,
+            "score": scores,
+            "measured": None if measured is None else asdict(measured.steady),
+            "scenarios": {} if measured is None else measured.others,
+            "failures": self._failures,
+        }
+
+    def _about(self, engine: Engine) -> Dict[str, Any]:
+        versions = plugins.load("backends", engine.backend).versions()
+        return {"sha256": engine.sha256, "machine": machine(versions)}
+
+    def _lay_out(self) -> None:
+        for engine in self._spec.engines:
+            folder = self._folder / "engines" / engine.name
+            for file in engine.files:
+                _link(self._file(file), folder / file.path)
+            verify_files(folder, engine.files)
+            self._engines.append((engine, folder))
+
+    def _file(self, file: File) -> Path:
+        """A file by its sha256, checked. Raises IntegrityError."""
+        for store in self._stores:
+            if (store / file.sha256).is_file():
+                verify_files(store, [File(file.sha256, file.sha256, file.bytes)])
+                return store / file.sha256
+        raise DataError(f"{file.path} did not come with the job.", fix="Repeat the command; export the job again.")
+
+    def _build(self) -> List[Dict[str, Any]]:
+        """Engines that can only be built here; their files are left in `out`, named by their sha256."""
+        built = []
+        for number, graph in enumerate(self._spec.graphs, start=1):
+            self._tell(
+                {"step": "build", "text": f"build {graph.name}", "done": number, "total": len(self._spec.graphs)}
+            )
+            try:
+                engine = self._build_one(graph)
+            except MedgeError as error:
+                self._fail(graph.name, error)
+                continue
+            folder = self._folder / "engines" / engine.name
+            self._engines.append((engine, folder))
+            self._out.mkdir(exist_ok=True)
+            for file in engine.files:
+                _link(folder / file.path, self._out / file.sha256)
+            built.append(to_json(engine))
+        return built
+
+    def _build_one(self, graph: Graph) -> Engine:
+        backend = plugins.load("backends", graph.backend)
+        lack = backend.missing(graph.precision)
+        if lack is not None:
+            raise MissingError(lack)
+        made_with = backend.versions()
+        key = sha256_of_json([graph.backend, graph.precision, graph.file.sha256, made_with])
+        folder = self._folder / "engines" / graph.name
+        found = self._kept_build(key, folder)
+        if found is not None:
+            return found
+        source = self._folder / "graphs" / graph.name / "graph.onnx"
+        _link(self._file(graph.file), source)
+        folder.mkdir(parents=True)
+        names = backend.build(source, folder, precision=graph.precision)
+        files = tuple(file_record(folder, folder / name) for name in sorted(names))
+        engine = Engine(graph.variant, graph.backend, graph.precision, files, graph.file.sha256, made_with)
+        if self._kept is not None:
+            for file in files:
+                shutil.copyfile(str(folder / file.path), str(self._kept / file.sha256))
+            write_json(self._kept / f"built-{key}.json", engine)
+        return engine
+
+    def _kept_build(self, key: str, folder: Path) -> Optional[Engine]:
+        """An engine that an earlier job built here from the same graph with the same versions, whole; else None."""
+        record = None if self._kept is None else self._kept / f"built-{key}.json"
+        if record is None or not record.is_file():
+            return None
+        try:
+            engine = from_json(Engine, read_json(record))
+            for file in engine.files:
+                _link(self._file(file), folder / file.path)
+        except (DataError, IntegrityError):
+            shutil.rmtree(str(folder), ignore_errors=True)
+            return None
+        return engine
+
+    def _drop_unready(self) -> None:
+        """Engines whose package this device lacks. Raises MissingError where no engine is left."""
+        ready = []
+        for engine, folder in self._engines:
+            lack = plugins.load("backends", engine.backend).missing(engine.precision)
+            if lack is None:
+                ready.append((engine, folder))
+            else:
+                self._fail(engine.name, MissingError(lack))
+        self._engines = ready
+        if not ready:
+            reasons = "; ".join(sorted({failure["message"] for failure in self._failures.values()}))
+            only_missing = all(failure["kind"] == "MissingError" for failure in self._failures.values())
+            error = MissingError if only_missing else ToolError
+            raise error(f"Not one engine can run on this device: {reasons or 'the job has none'}.",
+                        fix="Install one engine package there, for the python that medge uses: medge devices doctor "
+                        + self._spec.device)  # fmt: skip
+
+    def _answers(self, images: Path, *, step: str) -> Dict[str, Any]:
+        """{engine: logits [n][classes]} of every image, each engine in a process of its own. Those that fail are
+        dropped from what is measured."""
+        shape = np.load(str(images), mmap_mode="r").shape
+        found = {}
+        for number, (engine, folder) in enumerate(list(self._engines), start=1):
+            self._tell({"step": step, "done": number, "total": len(self._engines), "text": f"{step} {engine.name}"})
+            try:
+                logits = logits_in_child(
+                    engine, folder, images=images, rows=range(shape[0]), height=shape[1], width=shape[2],
+                    threads=self._threads, output=self._folder / "logits.npy", seconds=self._spec.limit_seconds,
+                )  # fmt: skip
+            except MedgeError as error:
+                self._fail(engine.name, error)
+                self._engines.remove((engine, folder))
+                continue
+            found[engine.name] = np.asarray(logits, dtype=np.float64).round(9).tolist()
+        return found
+
+    def _score(self, labelled: Labelled) -> Dict[str, Any]:
+        """Logits of a labelled set; of one that lies here its columns too, but no image leaves the device."""
+        if labelled.path is not None:
+            images, table = Path(labelled.path + ".npy"), Path(labelled.path + ".csv")
+            for path in (images, table):
+                if not path.is_file():
+                    raise DataError(
+                        f"There is no {path} on the device.",
+                        fix="--data-on-device PATH means PATH.npy (uint8 [N, height, width, 3]) and PATH.csv there.",
+                    )
+        else:
+            if labelled.images is None or labelled.table is None:
+                raise DataError("The labelled set has no files.", fix="Make the job again.")
+            images, table = self._folder / "labelled.npy", self._file(labelled.table)
+            _link(self._file(labelled.images), images)
+        columns = _columns(table)
+        count = np.load(str(images), mmap_mode="r").shape[0]
+        if count != len(columns["label"]):
+            raise DataError(
+                f"{images.name} has {count} images, {table.name} {len(columns['label'])} rows.", fix="Make them agree."
+            )
+        return {"set": labelled.name, **columns, "logits": self._answers(images, step="score")}
+
+    def _measure(self, kind: Any, images: Path) -> Optional[Measured]:
+        if self._spec.bench is None or not self._engines:
+            return None
+        rounds = self._spec.bench.blocks
+        done = [0]
+
+        def advance() -> None:
+            done[0] += 1
+            self._tell({"step": "measure", "done": done[0], "total": max(rounds, done[0])})
+
+        logs = self._folder / "logs"
+        logs.mkdir(exist_ok=True)
+        return measure(
+            kind, self._engines, images=images, threads=self._threads, seed=self._spec.seed, logs=logs,
+            conditions=self._spec.bench, advance=advance, warn=lambda text: self._tell({"step": "note", "text": text}),
+        )  # fmt: skip
+
+    def _fail(self, name: str, error: MedgeError) -> None:
+        self._tell({"step": "failure", "text": f"{name}: {error.message}"})
+        self._failures[name] = {"kind": type(error).__name__, "message": error.message, "fix": error.fix}
+
+
+def _columns(table: Path) -> Dict[str, List[Any]]:
+    """sha256, group and label of a CSV. Raises DataError."""
+    try:
+        with open(table, encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        return {
+            "sha256": [row["sha256"] for row in rows],
+            "group": [row["group"] for row in rows],
+            "label": [int(row["label"]) for row in rows],
+        }
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(f"{table} is not a table of sha256, group and label: {error!r}.", fix="Write it so.") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of a file, or a copy where the file system has no such thing (a USB stick)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.unlink()
+    try:
+        os.link(str(source), str(target))
+    except OSError:
+        shutil.copyfile(str(source), str(target))

@@ -1,0 +1,93 @@
+"""What `medge profile` does beyond running its stage: jobs on a stick, and many devices at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medge import commands, console, device_book, workspace
+from medge.commands import Outcome
+from medge.device_book import LOCAL, Device
+from medge.errors import RecipeError
+from medge.recipe import Recipe
+from medge.records import NOTICE
+
+__all__ = ["export_job", "import_result", "is_fleet", "measure_fleet", "refuse_unclear", "settings_of"]
+
+_ALL = "all:"
+
+
+def settings_of(devices: Sequence[str] | None, data_on_device: str | None, *, cache: bool) -> list[str]:
+    """The settings that the options of `medge profile` stand for."""
+    changes = [] if cache else ["profile.keep_on_device=nothing"]
+    if devices and not is_fleet(devices):
+        changes += [f"profile.device={devices[0]}", "profile.result=null"]
+    if data_on_device is not None:
+        changes.append(f"profile.data_on_device={data_on_device}")
+    return changes
+
+
+def refuse_unclear(devices: Sequence[str] | None, *, export: Path | None, import_: Path | None) -> None:
+    """Raises RecipeError for options that contradict each other."""
+    if export is not None and import_ is not None:
+        raise RecipeError("--export writes a job, --import reads a result.", fix="One after the other.")
+    if import_ is not None and devices:
+        raise RecipeError("--import knows the device: the result is its own.", fix="Leave --device out.")
+    if export is not None and is_fleet(devices):
+        raise RecipeError("A job is exported for one device.", fix="Once for each: --device NAME --export NAME.zip")
+
+
+def is_fleet(devices: Sequence[str] | None) -> bool:
+    """Whether more than one device is meant."""
+    return bool(devices) and (len(devices or ()) > 1 or any(word.startswith(_ALL) for word in devices or ()))
+
+
+def export_job(run: Path, recipe: Recipe, path: Path) -> Outcome:
+    """Writes the job of `profile.device` as a zip. Raises RecipeError for `local`."""
+    device = _elsewhere(recipe.profile.device)
+    from medge import offline, remote_profile
+
+    inputs = {name: workspace.required(run, name) for name in ("data", "compile")}
+    with workspace.locked(run), tempfile.TemporaryDirectory() as scratch:
+        made = remote_profile.make(recipe.profile, inputs, Path(scratch), device=device, seed=recipe.seed)
+        offline.export(made, path, run)
+    size = path.stat().st_size
+    document = {"job": made.spec.id, "device": device.name, "file": str(path), "bytes": size, "notice": NOTICE}
+    text = f"{path} ({size / 1e6:.1f} MB). On {device.name}: unzip it, python3 job.pyz. It holds images."
+    return Outcome(document, lambda: console.stderr.print(text, markup=False, soft_wrap=True))
+
+
+def import_result(run: Path, name: str | None, path: Path, settings: Sequence[str]) -> Outcome:
+    """The profile stage from a result that was brought back. Raises IntegrityError for a changed or foreign one."""
+    from medge import offline
+
+    copy, spec = offline.keep(path, run)
+    changes = [f"profile.device={spec.device}", f"profile.result={copy.absolute()}"]
+    folder, recipe = commands.start(None, name or run.name, [*changes, *settings])
+    return commands.run_stages(folder, recipe, ("profile",))
+
+
+def measure_fleet(run: Path, recipe: Recipe, words: Sequence[str]) -> Outcome:
+    """The same job on many devices at once; writes `fleet.json` into the run. The run's own profile stays."""
+    devices: dict[str, Device] = {}
+    for word in words:
+        kind = word[len(_ALL) :]
+        found = [d for d in device_book.devices() if d.kind == kind] if word.startswith(_ALL) else [_elsewhere(word)]
+        if not found:
+            raise RecipeError(f"No device of kind '{kind}' is known.", fix="medge devices list")
+        devices.update({device.name: device for device in found})
+    from medge import fleet
+
+    inputs = {name: workspace.required(run, name) for name in ("data", "compile")}
+    with workspace.locked(run):
+        document: dict[str, Any] = fleet.measure(list(devices.values()), recipe, inputs, run)
+    return Outcome({**document, "notice": NOTICE}, lambda: fleet.show(document), 3 if document["failures"] else 0)
+
+
+def _elsewhere(word: str) -> Device:
+    device = device_book.find(word)
+    if device.name == LOCAL.name:
+        raise RecipeError("'local' is this machine.", fix="Name another: --device NAME (medge devices list)")
+    return device

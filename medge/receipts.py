@@ -1,0 +1,152 @@
+"""Receipts: that an engine ran on a device, which one, and what it did there. `package` asks for one.
+
+One file an engine, `receipts/<variant>__<backend>-<precision>.json`, named by the sha256 of the engine's files: an
+engine that is built again is another one and needs another receipt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import medge
+from medge.errors import GateFailed, IntegrityError
+from medge.records import Engine, from_json, read_json, sha256_of_json, write_json
+from medge.runtime.decision import probabilities
+from medge.runtime.selftest import TOLERANCE
+
+__all__ = ["FOLDER", "NOT_RUN", "Receipt", "compared", "file_name", "find", "made_of", "refuse_without", "write_all"]
+
+FOLDER = "receipts"
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a device did with an engine. `device` is its name in the device book, `local` for the host itself.
+
+    facts_sha256: of `facts`. machine: instructions and versions that decide an engine's numbers. power_mode: None where
+    the kind has none. selftest: verdict `pass`, `fail` or `not run`. metrics: point values on a labelled set that was
+    run there, if one was. time: UTC. job_seal: of the result that it was made from, None where it was measured here.
+    """
+
+    engine: str
+    engine_sha256: str
+    onnx_sha256: str
+    device: str
+    kind: str
+    facts: dict[str, Any]
+    facts_sha256: str
+    machine: dict[str, Any]
+    power_mode: Any
+    threads: int
+    selftest: dict[str, Any]
+    metrics: dict[str, Any] | None
+    latency: dict[str, Any]
+    aa_control: str
+    time: str
+    job_seal: str | None
+    medge: str = medge.__version__
+
+
+def file_name(engine: str) -> str:
+    return f"{engine.replace('/', '__')}.json"
+
+
+def write_all(folder: Path, receipts: Sequence[Receipt]) -> None:
+    """Writes receipts below a stage's folder."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for receipt in receipts:
+        write_json(folder / FOLDER / file_name(receipt.engine), receipt)
+
+
+def find(profile_folder: Path, engine: Engine) -> Receipt | None:
+    """The receipt of exactly this engine; None where there is none. Raises IntegrityError for one that was changed."""
+    path = profile_folder / FOLDER / file_name(engine.name)
+    if not path.is_file():
+        return None
+    receipt = from_json(Receipt, read_json(path))
+    if sha256_of_json(receipt.facts) != receipt.facts_sha256:
+        raise IntegrityError(f"{path}: its facts are not those that it was sealed with.", fix="Measure again.")
+    return receipt if receipt.engine_sha256 == engine.sha256 else None
+
+
+def refuse_without(receipt: Receipt | None, *, device: str, engine: Engine) -> None:
+    """Raises GateFailed unless `receipt` is of this device (a name or a kind) and its selftest passed there. On `local`
+    validate has run every image, which is more."""
+    again = f"medge profile --device {device}; then medge select; medge package --device {device}"
+    if receipt is None:
+        raise GateFailed(
+            f"{engine.name} ({engine.sha256[:12]}) has no receipt: it was not run on {device} as it is now.", fix=again
+        )
+    if device not in (receipt.device, receipt.kind):
+        raise GateFailed(f"The receipt of {engine.name} is of {receipt.device}, not of {device}.", fix=again)
+    if device != "local" and receipt.selftest["verdict"] != "pass":
+        reason = receipt.selftest.get("reason", "it answers otherwise there")
+        raise GateFailed(
+            f"{engine.name} did not pass its selftest on {receipt.device} ({receipt.selftest['verdict']}): {reason}.",
+            fix="Choose another engine (medge select --engine), or compile for that device.",
+        )
+
+
+def compared(here: Any, there: Any, *, precision: str) -> dict[str, Any]:
+    """Answers of a device against those of this host: logits [n, classes] of the same images.
+
+    As the bundle's selftest judges (medge.runtime.selftest): the largest difference as a share of the largest logit, at
+    least 1; and the most probable class, unless the two highest probabilities are within the tolerance.
+    """
+    ours, theirs = np.asarray(here, dtype=np.float64), np.asarray(there, dtype=np.float64)
+    tolerance = TOLERANCE.get(precision, TOLERANCE["int8"])
+    if ours.shape != theirs.shape or not len(ours):
+        return {"verdict": "fail", "vectors": len(ours), "reason": f"{theirs.shape} answers, not {ours.shape}"}
+    share = float(np.abs(ours - theirs).max() / max(1.0, float(np.abs(ours).max())))
+    spread = np.sort([probabilities(row, temperature=1.0) for row in ours], axis=1)
+    clear = spread[:, -1] - spread[:, -2] > tolerance["probability"]
+    changed = int((clear & (ours.argmax(axis=1) != theirs.argmax(axis=1))).sum())
+    passed = share <= tolerance["logits"] and not changed
+    reason = {} if passed else {"reason": f"logits differ by {share:.3g}, {changed} decisions are others"}
+    return {
+        "verdict": "pass" if passed else "fail",
+        "vectors": len(ours),
+        "largest_difference": share,
+        "tolerance": tolerance["logits"],
+        "changed_decisions": changed,
+        **reason,
+    }
+
+
+def made_of(
+    engines: Sequence[Engine], report: Mapping[str, Any], *, device: str, machines: Mapping[str, Any],
+    selftests: Mapping[str, Any], metrics: Mapping[str, Any], time: str, seal: str | None,
+) -> list[Receipt]:  # fmt: skip
+    """A receipt for every engine that was measured; `report` is what latency.json holds."""
+    facts = report["device"]["facts"]
+    power = report["device"].get("power") or {}
+    state = power.get("during") or report["device"].get("before") or {}
+    mode = state.get("power_mode")
+    return [
+        Receipt(
+            engine=engine.name,
+            engine_sha256=engine.sha256,
+            onnx_sha256=engine.onnx_sha256,
+            device=device,
+            kind=report["device"]["kind"],
+            facts=facts,
+            facts_sha256=sha256_of_json(facts),
+            machine=machines[engine.name],
+            power_mode=mode,
+            threads=report["threads"],
+            selftest=selftests.get(engine.name, {"verdict": NOT_RUN, "reason": "this host has no answer of its own"}),
+            metrics=metrics.get(engine.name),
+            latency=report["engines"][engine.name],
+            aa_control=report["aa_control"]["verdict"],
+            time=time,
+            job_seal=seal,
+        )
+        for engine in engines
+        if engine.name in report["engines"]
+    ]

@@ -1,0 +1,116 @@
+"""From what the scenarios measured to figures and a verdict: is this machine steady enough to be believed?"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medge.records import to_json
+from medge.runtime.bench import latency_of
+from medge.runtime.sampling import mean_power_mw, throttle_events
+from medge.statistics.latency import drift
+
+__all__ = ["DRIFT_TOLERANCE", "stability", "summarise"]
+
+DRIFT_TOLERANCE = 0.05  # the interval of last over first tenth of a soak within 1 +- this, or heat changes the answer
+_PERCENTILES = ("queries", "p50_ms", "p90_ms", "p95_ms", "p99_ms")
+_ENOUGH_BLOCKS = 50  # of a soak: five to each tenth
+
+
+def summarise(raw: Mapping[str, Any], steady_p50_ms: Mapping[str, float], *, seed: int) -> dict[str, Any]:
+    """`scenarios` of latency.json: {scenario: {settings, engines, failures}}. `raw`: what `scenarios.run` returned."""
+    found: dict[str, Any] = {}
+    for name, measured in raw.items():
+        if name == "sporadic":
+            engines = {key: _sporadic(wall, steady_p50_ms.get(key)) for key, wall in measured["wall_ns"].items()}
+        elif name == "cold":
+            engines = {key: _cold(one) for key, one in measured["engines"].items()}
+        else:
+            engines = {key: _soak(one, seed=seed) for key, one in measured["engines"].items()}
+        found[name] = {"settings": measured["settings"], "engines": engines, "failures": measured["failures"]}
+    return found
+
+
+def stability(control: Mapping[str, Any], scenarios: Mapping[str, Any], samples: Sequence[Any]) -> dict[str, Any]:
+    """`verdict`: stable, unstable or not measured, and in words why. Unstable where the A/A control is, where the
+    machine throttled while it was measured, or where a soak drifted."""
+    reasons = []
+    if control["verdict"] == "unstable":
+        reasons.append(
+            f"one engine measured twice gave a ratio of {control['ratio']:.3f} [{control['lower']:.3f}, "
+            f"{control['upper']:.3f}], and 1 ± {control['tolerance']:g} is asked for"
+        )
+    reasons += [f"the machine throttled while it was measured ({event})" for event in throttle_events(samples)]
+    soaked = scenarios.get("soak", {}).get("engines", {})
+    reasons += [f"the soak of {name}: {why}" for name, one in soaked.items() for why in one["reasons"]]
+    if reasons:
+        return {"verdict": "unstable", "reasons": reasons}
+    if control["verdict"] != "stable":
+        return {
+            "verdict": "not measured",
+            "reasons": [f"no A/A control: {control.get('reason', 'it was not measured')}"],
+        }
+    return {"verdict": "stable", "reasons": []}
+
+
+def _percentiles(wall_ns: Sequence[int]) -> dict[str, Any]:
+    latency = to_json(latency_of(wall_ns, first_inference_ms=0.0, peak_memory_mb=None))
+    return {key: latency[key] for key in _PERCENTILES}
+
+
+def _sporadic(wall_ns: Sequence[int], steady_p50_ms: float | None) -> dict[str, Any]:
+    found = _percentiles(wall_ns)
+    times = None if not steady_p50_ms else round(found["p50_ms"] / steady_p50_ms, 3)
+    return {**found, "times_steady": times}
+
+
+def _cold(one: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    starts = one["cold_start_ms"]
+    return {
+        "starts": len(starts),
+        "median_ms": round(statistics.median(starts), 1),
+        "lowest_ms": min(starts),
+        "highest_ms": max(starts),
+        "first_inference_median_ms": round(statistics.median(one["first_inference_ms"]), 1),
+    }
+
+
+def _soak(one: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    wall = [value for block in one["wall_ns"] for value in block]
+    found = {**_percentiles(wall), "seconds": one["at_s"][-1], "blocks": len(one["at_s"])}
+    reasons = list(throttle_events(one["samples"]))
+    ratio = None
+    note: str | None = f"{len(one['wall_ns'])} blocks are too few to see a drift: at least {_ENOUGH_BLOCKS} are needed"
+    if len(one["wall_ns"]) >= _ENOUGH_BLOCKS:
+        note = None
+        ratio = drift(np.asarray([statistics.median(block) for block in one["wall_ns"]], dtype=np.float64), seed=seed)
+        if ratio.lower < 1 - DRIFT_TOLERANCE or ratio.upper > 1 + DRIFT_TOLERANCE:
+            reasons.append(
+                f"the last tenth took {ratio.ratio:.3f} [{ratio.lower:.3f}, {ratio.upper:.3f}] times as long as the "
+                f"first, and 1 ± {DRIFT_TOLERANCE:g} is asked for"
+            )
+    return {
+        **found,
+        "drift": None if ratio is None else {key: round(value, 5) for key, value in to_json(ratio).items()},
+        "tolerance": DRIFT_TOLERANCE,
+        "verdict": "unstable" if reasons else "stable" if note is None else "not measured",
+        "note": note,
+        "reasons": reasons,
+        "energy": _energy(one, mean_ms=statistics.fmean(wall) / 1e6),
+    }
+
+
+def _energy(one: Mapping[str, Any], *, mean_ms: float) -> dict[str, Any]:
+    """(mean power while soaking - idle) x mean latency, in millijoules an image; null with the reason."""
+    power, why = mean_power_mw(one["samples"])
+    idle, why_idle = mean_power_mw(one["idle_samples"])
+    of = next((sample["power_of"] for sample in one["samples"] if sample.get("power_of")), None)
+    found: dict[str, Any] = {"millijoules_per_image": None, "of": of, "mean_mw": power, "idle_mw": idle}
+    if power is None or idle is None:
+        return {**found, "reason": why or f"idle: {why_idle}"}
+    if power <= idle:
+        return {**found, "reason": "the machine took no more power than when it was idle"}
+    return {**found, "millijoules_per_image": round((power - idle) * mean_ms / 1000, 4), "reason": None}

@@ -1,0 +1,131 @@
+"""profile.html from a made-up run: one file, the verdict seen, throttling drawn, estimates never without the word."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medge import report, scenario_results
+from medge.estimate import ESTIMATE
+from medge.records import sha256_of_file, write_json
+from medge.report import costs, profile_page
+from medge.report.gather import Found, gather
+
+SOAKED = "int8/openvino-int8"
+
+
+def soak(*, drift: float, throttles: bool) -> dict[str, Any]:
+    """200 blocks in 100 s that take `drift` times as long at the end, warming from 50 to 80 °C."""
+    random = np.random.default_rng(0)
+    level = np.linspace(1, drift, 200)
+    wall = [(3.3e6 * f * random.normal(1, 0.01, 20)).astype(int).tolist() for f in level]
+    samples = [
+        {"at_s": float(k), "temperature_c": 50 + 0.3 * k, "frequency_mhz": 1500 - (400 if throttles and k > 60 else 0),
+         "power_mw": 9000 - 10 * k, "power_of": "VDD_IN", "throttled": ["gpu-throttle-alert"] * (throttles and k > 60),
+         "throttle_counts": {}}
+        for k in range(101)
+    ]  # fmt: skip
+    idle = [{"at_s": float(k), "power_mw": 4000} for k in range(12)]
+    one = {"at_s": [0.5 * k for k in range(1, 201)], "wall_ns": wall, "samples": samples, "idle_samples": idle}
+    return {"settings": {"seconds": 100.0, "engines": "fastest"}, "engines": {SOAKED: one}, "failures": {}}
+
+
+def measured(run: Path, folder: Path, raw: dict[str, Any], **more: Any) -> Found:
+    """The made-up run as if its profile stage had measured `raw` as well."""
+    found = gather(run)
+    p50 = {name: one["p50_ms"] for name, one in found.latency["engines"].items()}
+    others = scenario_results.summarise(raw, p50, seed=0)
+    stability = scenario_results.stability(found.latency["aa_control"], others, [])
+    (folder / "raw").mkdir(parents=True)
+    outputs = []
+    for name, values in raw.items():
+        write_json(folder / f"raw/{name}.json", values)
+        outputs.append({"path": f"raw/{name}.json", "sha256": sha256_of_file(folder / f"raw/{name}.json")})
+    for name in found.latency["engines"]:
+        path = folder / f"raw/{name.replace('/', '__')}.csv"
+        rows = [f"{k // 5},0,{k % 5},{int(p50[name] * 1e6 * (1 + 0.01 * (k % 7)))},0" for k in range(500)]
+        path.write_text("block,place,query,wall_ns,block_cpu_ns\n" + "\n".join(rows) + "\n")
+        outputs.append({"path": f"raw/{path.name}", "sha256": sha256_of_file(path)})
+    record = {**found.records["profile"], "outputs": outputs}
+    return replace(
+        found, folders={**found.folders, "profile": folder}, records={**found.records, "profile": record},
+        latency={**found.latency, "scenarios": others, "stability": stability, **more},
+    )  # fmt: skip
+
+
+def cold_and_sporadic() -> dict[str, Any]:
+    starts = {"cold_start_ms": [410.0, 420.0, 500.0], "first_inference_ms": [300.0, 310.0, 390.0]}
+    return {
+        "sporadic": {"settings": {}, "wall_ns": {SOAKED: [6_600_000] * 20}, "failures": {"x/y-z": "x/y-z: it died."}},
+        "cold": {"settings": {}, "engines": {SOAKED: starts}, "failures": {}},
+    }
+
+
+def test_a_steady_machine_is_shown_as_one(run: Path, tmp_path: Path) -> None:
+    found = measured(run, tmp_path / "p", {**cold_and_sporadic(), "soak": soak(drift=1.0, throttles=False)})
+    page = profile_page.render(found)
+    assert found.latency["stability"]["verdict"] == "stable"
+    assert '<p class="word">stable</p>' in page
+    assert page.count("<svg") == 4  # spread, rounds, soak, front
+    assert "mJ an image (VDD_IN:" in page
+    assert "x/y-z: it died." in page
+    assert "410 to 500 ms" in page
+
+
+def test_throttling_and_drift_are_seen_on_the_page_and_in_the_terminal_s_table(run: Path, tmp_path: Path) -> None:
+    calm = profile_page.render(measured(run, tmp_path / "a", {"soak": soak(drift=1.0, throttles=False)}))
+    found = measured(run, tmp_path / "b", {"soak": soak(drift=1.3, throttles=True)})
+    page = profile_page.render(found)
+    assert '<p class="word">unstable</p>' in page
+    assert "gpu-throttle-alert: on in 40 readings" in page
+    assert page.count("fill: #a3341f; opacity: 0.14") >= 40 > calm.count("fill: #a3341f; opacity: 0.14") == 0
+    rows, unstable = costs.scenario_rows(found)
+    assert {row["machine"] for row in rows} == {"unstable"}
+    assert rows[0]["drift"] == "–" or rows[0]["engine"] == SOAKED
+    assert unstable is not None
+    assert "times as long as the first" in unstable
+
+
+def test_an_estimate_is_never_shown_without_the_word(run: Path, tmp_path: Path) -> None:
+    variant = {"what": ESTIMATE, "precision": "int8", "estimate_ms": 0.28, "memory_bound_share": 1.0,
+               "operations": 7.7e8, "bytes": 1.9e7}  # fmt: skip
+    error = {"machine": "A Processor", "peak_gops": {"float32": 60.0}, "bandwidth_gb_s": 20.0, "source": "measured",
+             "measured_over_estimate": {"float/openvino-float32": 2.5}, "reason": None}  # fmt: skip
+    machines = {"jetson-orin-nano": {"what": ESTIMATE, "source": "a sheet", "variants": {"int8": variant}}}
+    estimates = {"what": ESTIMATE, "machines": machines, "error": error}
+    found = measured(run, tmp_path / "p", {}, estimates=estimates)
+    section = profile_page.render(found).split("estimates, not measurements</h2>")[1].split("</section>")[0]
+    assert "Estimate, not measured." in section
+    assert "estimate, not measured</small>" in section
+    assert re.search(r"float/openvino-float32 took <b>2.5</b> times its estimate", section)
+    rows, _ = costs.scenario_rows(found)
+    estimated = [row for row in rows if "~" in row["p50 ms"]]
+    assert [(row["engine"], row["machine"]) for row in estimated] == [("int8, int8 on jetson-orin-nano", ESTIMATE)]
+    assert "not measured" not in profile_page.render(measured(run, tmp_path / "q", {})).split("<main>")[1]
+
+
+def test_the_page_needs_nothing_from_elsewhere(run: Path, tmp_path: Path) -> None:
+    page = profile_page.render(measured(run, tmp_path / "p", {"soak": soak(drift=1.0, throttles=False)}))
+    assert (
+        re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|https?://(?!www\.w3\.org)[^"\s<]*|@import|url\((?!#)', page) == []
+    )
+
+
+def test_the_report_writes_it_beside_the_others(run: Path) -> None:
+    report.write(run)
+    assert "<h1>made-up, measured on local</h1>" in (run / report.PROFILE).read_text()
+
+
+def test_a_machine_that_changed_its_mode_says_so(run: Path, tmp_path: Path) -> None:
+    found = measured(run, tmp_path / "p", {})
+    modes = [
+        {"power_mode": {"id": k, "name": name}, "clocks": {"locked": k == 0}} for k, name in ((1, "25W"), (0, "15W"))
+    ]
+    device = {**found.latency["device"], "power": {"before": modes[0], "during": modes[1]}}
+    page = profile_page.render(replace(found, latency={**found.latency, "device": device}))
+    assert "power mode 25W (1) → 15W (0), clocks locked" in page
+    assert "Nothing of it was changed" not in page

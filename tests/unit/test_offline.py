@@ -1,0 +1,186 @@
+"""Jobs for a machine without a network: out as a zip, run by python3 alone, back as a zip."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medge import device_book, offline, remote_profile
+from medge.device_book import Device
+from medge.errors import IntegrityError
+from medge.job import run as job_run
+from medge.job.spec import seal_of
+from medge.records import read_json
+from medge.stages import profile
+from medge.workspace import Stage
+from tests import remote_run
+from tests.remote_run import SECTION
+
+CART = Device("cart7", "linux", "")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
+    remote_run.use_sleeper(monkeypatch)
+    monkeypatch.setenv("MEDGE_DEVICES", str(tmp_path / "devices.json"))
+    device_book.add(CART)
+    return remote_run.write_inputs(tmp_path / "run")
+
+
+def exported(tmp_path: Path, inputs: dict[str, Stage]) -> Path:
+    """The job's zip, unpacked on the stick."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    made = remote_profile.make(SECTION, inputs, scratch, device=CART, seed=0)
+    offline.export(made, tmp_path / "job.zip", tmp_path / "run")
+    with zipfile.ZipFile(tmp_path / "job.zip") as archive:
+        archive.extractall(tmp_path / "stick")
+    return tmp_path / "stick"
+
+
+def done(stick: Path) -> Path:
+    """What `python3 job.pyz` writes there, with nothing of this process's environment."""
+    environment = {"PATH": os.defpath, "HOME": str(stick)}
+    ran = subprocess.run(
+        [sys.executable, "-I", "job.pyz"], cwd=stick, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert ran.returncode == 0, ran.stderr
+    return stick / "result.zip"
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], None], *, seal: bool) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        result = json.loads(archive.read("result.json"))
+    change(result)
+    if seal:
+        result["seal"] = seal_of(result)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("result.json", json.dumps(result))
+    return path
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run that exported a job, and the result of that job: measured once for all tests."""
+    folder = tmp_path_factory.mktemp("offline")
+    with pytest.MonkeyPatch.context() as patch:
+        remote_run.use_sleeper(patch)
+        stick = exported(folder, remote_run.write_inputs(folder / "run"))
+        before = sorted(path.name for path in stick.iterdir())
+        result = done(stick)
+        assert sorted(path.name for path in stick.iterdir()) == sorted([*before, "result.zip"])
+    return folder / "run", result
+
+
+def brought_to(tmp_path: Path, brought: tuple[Path, Path]) -> tuple[Path, Path, dict[str, Stage]]:
+    run = Path(shutil.copytree(brought[0], tmp_path / "copy"))
+    result = Path(shutil.copyfile(brought[1], tmp_path / "result.zip"))
+    stages = {
+        name: Stage(name, run / place, "", "", {}, 0.0, {}, False)
+        for name, place in (("data", "1-data"), ("compile", "4-compile"))
+    }
+    return run, result, stages
+
+
+def test_what_was_measured_on_a_stick_becomes_the_profile_stage(
+    tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]
+) -> None:
+    run, result, stages = brought_to(tmp_path, brought)
+    copy, spec = offline.keep(result, run)
+    assert (copy.parent, spec.device) == (run / "offline", "cart7")
+    section = SECTION.model_copy(update={"result": str(copy)})
+    (tmp_path / "work").mkdir()
+    values = profile.run(section, stages, tmp_path / "work", 0)
+    assert set(values["engines"]) == set(remote_run.ENGINES)
+    receipt = read_json(tmp_path / "work/receipts/int8__sleeper-int8.json")
+    assert (receipt["device"], receipt["selftest"]["verdict"]) == ("cart7", "pass")
+    assert profile.fingerprint(section) == profile.fingerprint(section)
+
+
+def test_a_changed_result_is_refused(tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]) -> None:
+    run, result, _ = brought_to(tmp_path, brought)
+    changed(result, lambda one: one["measured"].update(rounds=1), seal=False)
+    with pytest.raises(IntegrityError, match="not as the device sealed it"):
+        offline.keep(result, run)
+
+
+def test_the_result_of_other_engines_is_refused(
+    tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]
+) -> None:
+    run, result, _ = brought_to(tmp_path, brought)
+    changed(result, lambda one: one["engines"]["int8/sleeper-int8"].update(sha256="0" * 64), seal=True)
+    with pytest.raises(IntegrityError, match="other engines"):
+        offline.keep(result, run)
+
+
+def test_a_foreign_result_is_refused(tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]) -> None:
+    _, result, _ = brought_to(tmp_path, brought)
+    with pytest.raises(IntegrityError, match="did not export"):
+        offline.keep(result, tmp_path / "run")
+
+
+def test_engines_that_were_compiled_since_are_noticed(
+    tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]
+) -> None:
+    run, result, stages = brought_to(tmp_path, brought)
+    copy, _ = offline.keep(result, run)
+    remote_run.write_engine(run / "4-compile", "int8/sleeper-int8", {"milliseconds": 9})
+    (tmp_path / "work").mkdir()
+    with pytest.raises(IntegrityError, match="compiled again since the job was exported"):
+        profile.run(SECTION.model_copy(update={"result": str(copy)}), stages, tmp_path / "work", 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", None])
+def test_what_is_no_result_is_refused(tmp_path: Path, inputs: dict[str, Stage], content: bytes | None) -> None:
+    path = tmp_path / "x.zip"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="is no result of a job"):
+        offline.keep(path, tmp_path / "run")
+
+
+def test_a_job_that_was_unpacked_by_half_says_so(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    stick = exported(tmp_path, inputs)
+    (stick / "spec.json").unlink()
+    ran = subprocess.run([sys.executable, "-I", "job.pyz"], cwd=stick, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 2
+    assert "Unpack the whole of the job's zip" in ran.stderr
+    assert not (stick / "result.zip").exists()
+    assert not [path for path in stick.iterdir() if path.name.startswith("medge-")]
+
+
+def test_a_file_of_the_job_that_was_changed_is_refused(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    stick = exported(tmp_path, inputs)
+    for path in (stick / "files").iterdir():
+        path.write_bytes(path.read_bytes() + b"x")
+    ran = subprocess.run([sys.executable, "-I", "job.pyz"], cwd=stick, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 2
+    assert "is not the recorded file" in ran.stderr
+
+
+def test_a_clock_that_jumps_is_noted_and_harms_no_figure(
+    tmp_path: Path, inputs: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = exported(tmp_path, inputs)
+    (tmp_path / "folder").mkdir()
+    shutil.copy(stick / "spec.json", tmp_path / "folder")
+    real, calls = job_run.time.time, []
+
+    def jumping() -> float:
+        calls.append(0)
+        return real() + (86400.0 if len(calls) > 1 else 0.0)
+
+    monkeypatch.setattr(job_run.time, "time", jumping)
+    result = job_run._do(tmp_path / "folder", [stick / "files"], tmp_path / "folder/out", lambda _: None)
+    assert result["clock_jump_seconds"] == pytest.approx(86400, abs=5)
+    assert 0 < result["measured"]["seconds"] < 100
+    assert all(0 < ns < 1e9 for one in result["measured"]["series"].values() for ns in one["wall_ns"][0])
