@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from medge.trial import Trial
 
 __all__ = [
-    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages",
-    "search_settings", "start", "variant_settings",
+    "Outcome", "compare", "inspect", "judge_tables", "report_of", "run_recipe", "run_stages", "search_settings",
+    "start", "variant_settings",
 ]  # fmt: skip
 
 

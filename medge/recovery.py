@@ -38,8 +38,11 @@ class Training:
 
     learning_rate: the highest; it falls to 0 along half a cosine. distillation: weight of imitating the teacher's
     logits (Kullback-Leibler divergence at `temperature`), 1 minus it that of the labels. features: weight of the
-    features' squared error, relative to their mean square. images_per_epoch: at most so many training images, others in
-    each epoch; all of them if None. Raises ValueError for what makes no sense.
+    features' squared error, relative to their mean square. mixup: share of the images that are blended with
+    another of their batch, for both models alike, so that a long training on few images does not learn them by
+    heart (Zhang et al. 2018; Beyer et al. 2022, A good teacher is patient and consistent); only without labels.
+    images_per_epoch: at most so many training images, others in each epoch; all of them if None. Raises
+    ValueError for what makes no sense.
     """
 
     epochs: int = 2
@@ -48,6 +51,7 @@ class Training:
     temperature: float = 1.0
     distillation: float = 1.0
     features: float = 1.0
+    mixup: float = 0.0
     images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +61,9 @@ class Training:
         check_number("temperature", self.temperature, low=0.1, high=100)
         check_number("distillation", self.distillation, low=0, high=1)
         check_number("features", self.features, low=0)
+        check_number("mixup", self.mixup, low=0, high=1)
+        if self.mixup and self.distillation < 1:
+            raise ValueError("mixup is for distillation 1 alone: a blend of two images has no label")
         if self.images_per_epoch is not None:
             check_number("images_per_epoch", self.images_per_epoch, kind=int, low=1)
 
@@ -215,6 +222,8 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
     limit = min(training.images_per_epoch or len(rows), len(rows))
     rows = np.random.default_rng([context.seed, job.first_epoch + epoch]).permutation(rows)[:limit]
     batches = math.ceil(limit / training.batch_size)
+    drawn = np.random.default_rng([context.seed, job.first_epoch + epoch, 1]).integers(2**62)
+    chance = torch.Generator().manual_seed(int(drawn))
     _set_modes(run.student, job)
     if job.learned is not None:
         job.learned.begin(epoch)
@@ -224,6 +233,7 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
             for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
             if len(images) > 1 or not job.batch_norms:  # one image has no variance
+                images = _blended(images, training.mixup, chance)
                 with torch.no_grad():
                     target = context.teacher(images)
                 loss = _loss(run.student, images, target, labels, training)
@@ -234,6 +244,18 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
                 run.optimizer.step()
                 _put_back(run.zeros)
             advance(len(images))
+
+
+def _blended(images: torch.Tensor, share: float, chance: torch.Generator) -> torch.Tensor:
+    """A share of the images [N, H, W, 3], blended with others of the batch by weights drawn evenly from 0 to 1."""
+    import torch
+
+    if share == 0:
+        return images
+    count = len(images)
+    weight = torch.rand(count, generator=chance) * (torch.rand(count, generator=chance) < share)
+    others = images[torch.randperm(count, generator=chance)].float()
+    return images.float().lerp(others, weight.view(-1, 1, 1, 1))
 
 
 def _zeros(student: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:

@@ -36,6 +36,7 @@ class Options:
     temperature: float = 1.0
     distillation: float = 1.0
     features: float = 1.0
+    mixup: float = 0.0
     images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class Options:
     temperature: float = 1.0
     distillation: float = 1.0
     features: float = 1.0
+    mixup: float = 0.0
     images_per_epoch: int | None = None
     preset: str = "performance"
     bias_correction: bool = True
