@@ -148,6 +148,29 @@ class _Run:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.losses: list[float] = []
         self.best: dict[str, Any] = {}
+        self._teacher: nn.Module | None = None
+
+    def teacher(self, context: Context) -> nn.Module:
+        """The float model without BatchNorms: the same function in half the time, asked for every image."""
+        import torch
+
+        from medge.fold import fold_batch_norms
+
+        if self._teacher is None:
+            example = context.data.read(context.data.indices("train")[:1])
+            self._teacher, _ = fold_batch_norms(context.teacher, torch.from_numpy(example))
+        return self._teacher
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bfloat16 where the processor multiplies it, as in fine-tuning; what simulates int8, or is fine-tuned with
+        its BatchNorms as they are, stays in float32: there the small differences are what is trained."""
+        import torch
+
+        from medge.training import training_dtype
+
+        mixed = self.job.batch_norms and self.job.learned is None
+        return training_dtype("auto" if mixed else "float32", torch.device("cpu"))
 
     @property
     def epoch(self) -> int:
@@ -217,6 +240,8 @@ class _Run:
 def _train(run: _Run, context: Context, epoch: int) -> None:
     import torch
 
+    from medge.training import autocast
+
     job, training = run.job, run.job.training
     rows = context.data.indices("train")
     limit = min(training.images_per_epoch or len(rows), len(rows))
@@ -224,6 +249,7 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
     batches = math.ceil(limit / training.batch_size)
     drawn = np.random.default_rng([context.seed, job.first_epoch + epoch, 1]).integers(2**62)
     chance = torch.Generator().manual_seed(int(drawn))
+    teacher = run.teacher(context)
     _set_modes(run.student, job)
     if job.learned is not None:
         job.learned.begin(epoch)
@@ -235,8 +261,10 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
             if len(images) > 1 or not job.batch_norms:  # one image has no variance
                 images = _blended(images, training.mixup, chance)
                 with torch.no_grad():
-                    target = context.teacher(images)
-                loss = _loss(run.student, images, target, labels, training)
+                    target = teacher(images)
+                with autocast(images.device, run.dtype):
+                    outputs = run.student(images)
+                loss = _loss(run.student, outputs, target, labels, training)
                 if job.learned is not None:
                     loss = loss + job.learned.loss()
                 run.optimizer.zero_grad()
@@ -298,16 +326,14 @@ def _batches(rows: Any, job: Job, context: Context, epoch: int) -> Iterator[tupl
     )
 
 
-def _loss(
-    student: nn.Module, images: torch.Tensor, target: Any, labels: torch.Tensor, training: Training
-) -> torch.Tensor:
+def _loss(student: nn.Module, outputs: Any, target: Any, labels: torch.Tensor, training: Training) -> torch.Tensor:
     """Hinton, Vinyals and Dean 2015: the divergence at a temperature, times its square to keep the gradients' size.
 
     Features: Romero et al. 2015 (FitNets), without a regressor, so only those that mean the same in both.
     """
     from torch.nn import functional
 
-    (logits, features), (aim, aimed) = student(images), target
+    (logits, features), (aim, aimed) = outputs, target
     t = training.temperature
     loss = training.distillation * t * t * _divergence(logits / t, aim / t)
     aimed = _counterparts(student, features, aimed)
