@@ -101,9 +101,9 @@ def _document(choice: Choice, trials: Mapping[str, Any], section: SelectSection)
 
 def _confirmation(test: str, *, accepted: bool) -> str:
     words = {
-        "pass": " On the test images it is not worse than the float model.",
-        "fail": " On the test images it fails the gate.",
-        "inconclusive": " On the test images the gate is inconclusive"
+        "pass": " On the test images the chosen engine is not worse than the float model.",
+        "fail": " On the test images the chosen engine fails the gate.",
+        "inconclusive": " On the test images the gate of the chosen engine is inconclusive"
         + (", which the recipe accepts." if accepted else ": more images are needed."),
     }
     return words[test]
