@@ -2,7 +2,8 @@
 
 A difference passes where its one-sided lower bound is above the margin, fails where its upper bound is below it,
 and is inconclusive in between, with the number of images of each class that would decide. Where two bounds are made,
-the plain one and one that knows of groups (and, for the AUC, of skewness), the worse of both decides.
+the plain one and one that knows of groups (and, for the AUC, of skewness), the worse of both decides. Flips and ECE are
+decided by the value itself against their limit; their intervals are only shown.
 """
 
 from __future__ import annotations

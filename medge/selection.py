@@ -200,7 +200,9 @@ def _sentence_for_none(judged: Sequence[Candidate]) -> str:
 
 
 def _described(candidate: Candidate) -> str:
-    numbers = f"{candidate.p50_ms:.3g} ms, {candidate.size_mb:.3g} MB, AUC lower bound {candidate.auc_lower:.3f}"
+    numbers = (
+        f"{candidate.p50_ms:.3g} ms, {candidate.size_mb:.3g} MB, AUC on validation at least {candidate.auc_lower:.3f}"
+    )
     if candidate.verdict == "inconclusive":
         numbers += ", inconclusive on validation"
     return f"{candidate.name} ({numbers})"
@@ -216,9 +218,9 @@ def _cost(other: Candidate | None, chosen: Candidate, ratios: Ratios) -> str:
     interval = "" if ratio is None else f" [{ratio.lower:.{digits}f}, {ratio.upper:.{digits}f}]"
     size = other.size_mb - chosen.size_mb
     auc = other.auc_lower - chosen.auc_lower
-    change = f"{'raise' if auc >= 0 else 'lower'} the bound of AUC by {abs(auc):.4f}"
+    change = f"{'raise' if auc >= 0 else 'lower'} the bound of AUC on validation by {abs(auc):.4f}"
     if abs(auc) < 0.00005:
-        change = "leave the bound of AUC as it is"
+        change = "leave the bound of AUC on validation as it is"
     return (
         f"the next best, {other.name}, would take {factor:.{digits}f}{interval} times as long, "
         f"{'add' if size >= 0 else 'save'} {abs(size):.2g} MB "

@@ -7,7 +7,7 @@ from typing import Any
 from medge.report.gather import Found
 from medge.report.stress import worst_corruption
 from medge.report.subgroups import worst_subgroup
-from medge.report.words import count, interval, percent, share
+from medge.report.words import count, interval, percent, share, signed
 
 __all__ = ["where_it_fails"]
 
@@ -61,9 +61,27 @@ def _corruption(found: Found, name: str) -> dict[str, Any]:
     of = "" if found.stress["engine"] == name else f" ({found.stress['engine']})"
     text = (
         f"{row['kind'].replace('_', ' ')}, severity {row['severity']}{of}: AUC {share(row['auc_engine'])}, "
-        f"float model {share(row['auc_float'])}."
+        f"float model {share(row['auc_float'])}{_refused(row)}."
     )
-    return _entry("worst corruption", text)
+    return _entry("worst corruption", f"{text}{_largest_loss(found)}")
+
+
+def _refused(row: dict[str, Any]) -> str:
+    rate = row.get("refused_engine")
+    return "" if rate is None else f", {percent(rate)} refused as unlike"
+
+
+def _largest_loss(found: Found) -> str:
+    """The corruption under which the engine loses most against its reference; empty where it loses under none."""
+    document = found.stress["corruptions"]
+    rows = [row for row in document["rows"] if row["difference"] is not None]
+    most = min(rows, key=lambda row: (row["difference"], row["kind"], row["severity"]), default=None)
+    if most is None or most["difference"] >= 0:
+        return ""
+    return (
+        f" Most lost: {most['kind'].replace('_', ' ')}, severity {most['severity']}, AUC {signed(most['difference'])} "
+        f"against {found.stress['reference']}{_refused(most)}. On {count(document['images'], 'test image')} each."
+    )
 
 
 def _external(found: Found, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def spent(found: Found) -> str:
             f"{compared}; the choice was made by hand: alpha {alpha:g} holds only if nobody had seen the test images "
             "before choosing, else read the corrected verdicts."
         )
-    return f"{compared}; one was confirmed once on test images, at alpha {alpha:g} (one-sided)."
+    return f"{compared}; one was confirmed once in this run on test images, at alpha {alpha:g} (one-sided)."
 
 
 @lru_cache(maxsize=1)  # the page, the numbers and the plan ask the same

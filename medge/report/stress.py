@@ -47,6 +47,7 @@ def _cell(row: dict[str, Any] | None, best: float) -> dict[str, Any] | None:
         "float": share(row["auc_float"]),
         "difference": signed(row["difference"]),
         "flips": percent(row["flips"]) if isinstance(row["flips"], float) else f"{row['flips']:,}",
+        "refused": None if row.get("refused_engine") is None else percent(row["refused_engine"]),
         "shade": f"{_depth(row['auc_engine'], best):.2f}",
         "worse": row["auc_engine"] is not None and row["auc_engine"] < 0.5,
     }

@@ -47,8 +47,8 @@ def test_transfer_is_said_in_words(found: Found) -> None:
 
 def test_alpha_spent_is_one_sentence(found: Found) -> None:
     assert several.spent(found) == (
-        "6 engines were compared on validation images; one was confirmed once on test images, at alpha 0.05 "
-        "(one-sided)."
+        "6 engines were compared on validation images; one was confirmed once in this run on test images, at "
+        "alpha 0.05 (one-sided)."
     )
     by_hand = dataclasses.replace(found, choice={**found.choice, "by_hand": True})
     assert "only if nobody had seen the test images" in several.spent(by_hand)
@@ -107,6 +107,9 @@ def test_stress_is_on_the_first_page(stressed: Path) -> None:
     found = gather(stressed)
     said = {entry["name"]: entry["text"] for entry in fails.where_it_fails(found, CHOSEN)}
     assert said["worst corruption"].startswith("defocus blur, severity 5: AUC 0.570, float model 0.574")
+    assert said["worst corruption"].endswith(
+        "Most lost: defocus blur, severity 1, AUC −0.004 against float. On 480 test images each."
+    )
     assert said["foreign images"] == (
         "adult x-rays: 8.0 % of 150 images refused; it refuses 2.0 % of test images wrongly."
     )

@@ -120,7 +120,7 @@ def test_an_auc_at_the_margin_passes_no_more_often_than_alpha():
         common = np.sqrt(0.97) * rng.normal(size=624)
         own = np.sqrt(0.03) * rng.normal(size=(2, 624))
         found = paired_auc(common + own[0] + gap_a * positive, common + own[1] + gap_b * positive, positive)
-        passed += found.lower > -0.01
+        passed += min(found.lower, found.clustered_lower) > -0.01  # as the gate decides
     assert passed / cases <= 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / cases)
     assert passed > 0
 
