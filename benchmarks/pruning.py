@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from borrowed import beside
 
 from medge import pipeline
 from medge.recipe import load, parse
@@ -37,15 +37,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.result = chosen.result.resolve()
     source = chosen.run.resolve()
-    work = (chosen.work or Path(tempfile.mkdtemp(prefix="medge-pruning-"))).resolve()
-    folder = work / "runs" / "pruning"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stage in ("1-data", "2-finetune"):
-        if not (source / stage / "record.json").is_file():
-            parser.error(f"{source} has no finished stage {stage}: medge finetune makes it")
-        if not (folder / stage).exists():
-            (folder / stage).symlink_to(source / stage)
-    os.chdir(work)  # the calibration list is drawn here
+    folder = beside(source, chosen.work, "pruning")
     pipeline.run(_recipe(source, chosen), folder, stages=STAGES)
     found = {"model": read_json(source / "2-finetune" / "model.json")["timm_name"], **_settings(chosen)}
     found["engines"] = _engines(folder)

@@ -16,7 +16,6 @@ import argparse
 import gzip
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ HERE = Path(__file__).resolve().parent
 os.environ["MEDGE_PLUGIN_PATH"] = os.pathsep.join(
     filter(None, [str(HERE / "plugins"), os.environ.get("MEDGE_PLUGIN_PATH")])
 )
+
+from borrowed import beside  # noqa: E402
 
 from medge import engines, pipeline  # noqa: E402  (the plug-in's place has to be known first)
 from medge.recipe import load, parse  # noqa: E402
@@ -45,15 +46,7 @@ def main() -> None:
     chosen = parser.parse_args()
     chosen.result = chosen.result.resolve()
     source = chosen.run.resolve()
-    work = (chosen.work or Path(tempfile.mkdtemp(prefix="medge-sparse-"))).resolve()
-    folder = work / "runs" / "sparse"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stage in ("1-data", "2-finetune"):
-        if not (source / stage / "record.json").is_file():
-            parser.error(f"{source} has no finished stage {stage}: medge finetune makes it")
-        if not (folder / stage).exists():
-            (folder / stage).symlink_to(source / stage)
-    os.chdir(work)  # the calibration list is drawn here
+    folder = beside(source, chosen.work, "sparse")
     pipeline.run(_recipe(source, chosen), folder, stages=STAGES)
     found = {
         "model": read_json(source / "2-finetune" / "model.json")["timm_name"],

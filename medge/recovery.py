@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medge import console
+from medge import console, imitation
 from medge.compressors._options import check_number
 from medge.sections import Augment
 
@@ -259,12 +259,12 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
             for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
             if len(images) > 1 or not job.batch_norms:  # one image has no variance
-                images = _blended(images, training.mixup, chance)
+                images = imitation.blended(images, training.mixup, chance)
                 with torch.no_grad():
                     target = teacher(images)
                 with autocast(images.device, run.dtype):
                     outputs = run.student(images)
-                loss = _loss(run.student, outputs, target, labels, training)
+                loss = imitation.loss(run.student, outputs, target, labels, training)
                 if job.learned is not None:
                     loss = loss + job.learned.loss()
                 run.optimizer.zero_grad()
@@ -272,18 +272,6 @@ def _train(run: _Run, context: Context, epoch: int) -> None:
                 run.optimizer.step()
                 _put_back(run.zeros)
             advance(len(images))
-
-
-def _blended(images: torch.Tensor, share: float, chance: torch.Generator) -> torch.Tensor:
-    """A share of the images [N, H, W, 3], blended with others of the batch by weights drawn evenly from 0 to 1."""
-    import torch
-
-    if share == 0:
-        return images
-    count = len(images)
-    weight = torch.rand(count, generator=chance) * (torch.rand(count, generator=chance) < share)
-    others = images[torch.randperm(count, generator=chance)].float()
-    return images.float().lerp(others, weight.view(-1, 1, 1, 1))
 
 
 def _zeros(student: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
@@ -326,45 +314,6 @@ def _batches(rows: Any, job: Job, context: Context, epoch: int) -> Iterator[tupl
     )
 
 
-def _loss(student: nn.Module, outputs: Any, target: Any, labels: torch.Tensor, training: Training) -> torch.Tensor:
-    """Hinton, Vinyals and Dean 2015: the divergence at a temperature, times its square to keep the gradients' size.
-
-    Features: Romero et al. 2015 (FitNets), without a regressor, so only those that mean the same in both.
-    """
-    from torch.nn import functional
-
-    (logits, features), (aim, aimed) = outputs, target
-    t = training.temperature
-    loss = training.distillation * t * t * _divergence(logits / t, aim / t)
-    aimed = _counterparts(student, features, aimed)
-    if aimed is not None:
-        loss = loss + training.features * functional.mse_loss(features, aimed) / (aimed.square().mean() + 1e-12)
-    if training.distillation < 1:
-        loss = loss + (1 - training.distillation) * functional.cross_entropy(logits, labels)
-    total: torch.Tensor = loss
-    return total
-
-
-def _counterparts(student: nn.Module, features: torch.Tensor, teachers: torch.Tensor) -> torch.Tensor | None:
-    """The teacher's features that the student's are to be like, [N, D of the student]; None where there are none.
-
-    Those that pruning left are known by their index (`Classifier.kept`).
-    """
-    kept = getattr(student, "kept", None)
-    if kept is None:
-        return teachers if teachers.shape == features.shape else None
-    return teachers[:, kept] if len(kept) == features.shape[1] else None
-
-
-def _divergence(logits: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:
-    """Mean Kullback-Leibler divergence, in nats, of the probabilities of `logits` from those of `aim`."""
-    from torch.nn import functional
-
-    inputs, targets = logits.log_softmax(1), aim.log_softmax(1)
-    divergence: torch.Tensor = functional.kl_div(inputs, targets, reduction="batchmean", log_target=True)
-    return divergence
-
-
 def _validation_loss(run: _Run, context: Context, aim: NDArray[np.float32]) -> float:
     """Mean divergence over the validation images from `aim`, the teacher's logits."""
     import torch
@@ -373,4 +322,4 @@ def _validation_loss(run: _Run, context: Context, aim: NDArray[np.float32]) -> f
 
     rows = context.data.indices("validation")
     logits = predict(run.student, context.data, rows, description=f"{run.job.name} validation")
-    return float(_divergence(torch.from_numpy(logits).double(), torch.from_numpy(aim).double()))
+    return float(imitation.divergence(torch.from_numpy(logits).double(), torch.from_numpy(aim).double()))

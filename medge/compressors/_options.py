@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from medge.errors import RecipeError
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_choice", "check_flag", "check_names", "check_number", "layers_named", "part"]
 
-T = TypeVar("T")
+
+class _DataClass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar("T", bound=_DataClass)
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -49,8 +54,7 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
 
 def part(options: Any, kind: type[T]) -> T:
     """The dataclass `kind` with the values that the fields of `options` of the same names have."""
-    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
-    return kind(**{field.name: getattr(options, field.name) for field in fields})
+    return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
 
 
 def layers_named(model: nn.Module, patterns: Collection[str]) -> list[str]:

@@ -19,6 +19,7 @@ __all__ = [
     "MUTED",
     "POINT",
     "RULE",
+    "dress",
     "new_figure",
     "put_legend",
     "put_title",
@@ -52,16 +53,21 @@ def new_figure(width: float, height: float, *, columns: int = 1) -> tuple[Any, A
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns)
     for one in np.atleast_1d(axes):
-        for side in ("top", "right"):
-            one.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            one.spines[side].set_color("#9aa5b0")
-        one.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5)
-        one.xaxis.label.set(color=MUTED, fontsize=9)
-        one.yaxis.label.set(color=MUTED, fontsize=9)
-        one.grid(color="#edf0f3", linewidth=0.7)
-        one.set_axisbelow(True)
+        dress(one)
     return figure, axes
+
+
+def dress(one: Any) -> None:
+    """Axes as every figure of a report has them."""
+    for side in ("top", "right"):
+        one.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        one.spines[side].set_color("#9aa5b0")
+    one.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5)
+    one.xaxis.label.set(color=MUTED, fontsize=9)
+    one.yaxis.label.set(color=MUTED, fontsize=9)
+    one.grid(color="#edf0f3", linewidth=0.7)
+    one.set_axisbelow(True)
 
 
 def put_title(axes: Any, text: str) -> None:

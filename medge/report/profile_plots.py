@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medge.report.drawing import BAD, INK, MUTED, new_figure, put_legend, svg
+from medge.report.drawing import BAD, INK, dress, new_figure, put_legend, svg
 
 __all__ = ["Readings", "Timed", "distributions", "over_time"]
 
@@ -112,15 +112,7 @@ def _stack(width: float, height: float, *, rows: int) -> tuple[Any, list[Any]]:
     axes.remove()
     found = list(figure.subplots(rows, 1, sharex=True, height_ratios=[2.4, *[1.0] * (rows - 1)]))
     for one in found:
-        for side in ("top", "right"):
-            one.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            one.spines[side].set_color("#9aa5b0")
-        one.tick_params(colors=MUTED, labelcolor=INK, labelsize=8.5)
-        one.xaxis.label.set(color=MUTED, fontsize=9)
-        one.yaxis.label.set(color=MUTED, fontsize=9)
-        one.grid(color="#edf0f3", linewidth=0.7)
-        one.set_axisbelow(True)
+        dress(one)
     return figure, found
 
 

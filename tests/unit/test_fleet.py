@@ -14,6 +14,7 @@ import pytest
 from medge import device_book, fleet, profile_commands
 from medge.device_book import Device
 from medge.errors import RecipeError, ToolError
+from medge.recipe import Recipe
 from medge.records import read_json
 from tests import remote_run
 from tests.remote_run import SECTION
@@ -78,7 +79,7 @@ def test_several_names_or_all_of_a_kind_are_a_fleet(cart: Device, tmp_path: Path
     assert not profile_commands.is_fleet(["a"])
     assert not profile_commands.is_fleet(None)
     with pytest.raises(RecipeError, match="No device of kind 'linux'"):
-        profile_commands.measure_fleet(tmp_path, SimpleNamespace(), ["all:linux"])  # type: ignore[arg-type]
+        profile_commands.measure_fleet(tmp_path, Recipe(), ["all:linux"])
     with pytest.raises(RecipeError, match="'local' is this machine"):
-        profile_commands.measure_fleet(tmp_path, SimpleNamespace(), ["local", "cart7"])  # type: ignore[arg-type]
+        profile_commands.measure_fleet(tmp_path, Recipe(), ["local", "cart7"])
     assert device_book.devices() == []

@@ -77,24 +77,25 @@ def test_a_real_measurement_decides_and_is_not_repeated(tmp_path: Path, monkeypa
     from medge.data import dataset
     from medge.quick_latency import QuickBench
     from tests.synthetic_run import write_data
-    from tests.unit.compressors.test_prune import _context, _teacher, _widths
+    from tests.teachers import context_of, teacher_of
+    from tests.unit.compressors.test_prune import _widths
 
     write_data(tmp_path / "1-data", images=40, size=64)
     data = dataset.load(tmp_path / "1-data")
-    teacher = _teacher("mobilenetv3_small_100", data)
+    teacher = teacher_of("mobilenetv3_small_100", data)
     asked: list[int] = []
     ratios = QuickBench.ratios
     monkeypatch.setattr(QuickBench, "ratios", lambda self, *a: (asked.append(1), ratios(self, *a))[1])
     options = prune.Options(ratio=0.1, latency=True, epochs=0)
     assert options.latency == "openvino"
-    context = _context(data, teacher, tmp_path / "work")
+    context = context_of(data, teacher, tmp_path / "work")
     first = prune.apply(teacher, options, context)
     assert 1 <= len(asked) <= 2
     measured = [line for line in context.log if line.startswith("prune: removing")]
     assert len(measured) == len(asked)
     taken = any("was faster" in line for line in measured)
     assert (_widths(first) != _widths(teacher)) == taken
-    again = _context(data, teacher, tmp_path / "work")
+    again = context_of(data, teacher, tmp_path / "work")
     assert _widths(prune.apply(teacher, options, again)) == _widths(first)
     assert len(asked) == len(measured)
     assert again.log == context.log

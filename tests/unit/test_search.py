@@ -291,13 +291,13 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
     from medge.data import dataset
     from medge.stages import compress
     from tests.synthetic_run import write_data
-    from tests.unit.compressors.test_prune import _teacher
+    from tests.teachers import teacher_of
 
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "1-data", images=60, size=64)
     torch.manual_seed(0)
     data = dataset.load(tmp_path / "1-data")
-    model = _teacher("mobilenetv3_small_100", data)
+    model = teacher_of("mobilenetv3_small_100", data)
     (tmp_path / "2-finetune/predictions").mkdir(parents=True)
     classifier.save(model, tmp_path / "2-finetune")
     rows = data.indices("validation")

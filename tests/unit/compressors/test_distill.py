@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from medge import imitation
 from medge import model as classifier
-from medge import recovery
 from medge.compressors import Context, distill
 from medge.data import dataset
 from medge.errors import RecipeError
@@ -96,14 +96,14 @@ def test_nonsense_options_are_refused(options: dict[str, Any]) -> None:
 
 def test_mixup_blends_a_share_of_the_images_with_others_of_the_batch_and_leaves_the_rest() -> None:
     images = torch.randint(0, 256, (64, 4, 4, 3), dtype=torch.uint8)
-    blended = recovery._blended(images, 0.5, torch.Generator().manual_seed(3))
+    blended = imitation.blended(images, 0.5, torch.Generator().manual_seed(3))
     changed = [not torch.equal(a.float(), b) for a, b in zip(images, blended, strict=True)]
     assert 16 < sum(changed) < 48
     assert float(blended.min()) >= 0
     assert float(blended.max()) <= 255
-    again = recovery._blended(images, 0.5, torch.Generator().manual_seed(3))
+    again = imitation.blended(images, 0.5, torch.Generator().manual_seed(3))
     assert torch.equal(blended, again)
-    assert recovery._blended(images, 0.0, torch.Generator()) is images
+    assert imitation.blended(images, 0.0, torch.Generator()) is images
 
 
 def test_mixup_with_labels_is_refused() -> None:

@@ -15,49 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medge import channels, recovery
-from medge.compressors import Context, prune, ptq, qat
+from medge import channels, imitation, recovery
+from medge.compressors import prune, ptq, qat
 from medge.data import dataset
 from medge.errors import RecipeError, ToolError
 from medge.model import Classifier, create, specify
 from medge.onnx_export import onnx_from_torch
 from tests.synthetic_run import write_data
+from tests.teachers import SIZE, context_of, teacher_of
 
 FAMILIES = ("efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "vgg16_bn", "mobilenetv3_small_100")
-SIZE = 64
-
-
-def _teacher(name: str, data: dataset.DataSet) -> Classifier:
-    torch.manual_seed(0)
-    model = create(specify(name, classes=2, head="batchnorm", dropout=0.2, size=SIZE))
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.from_numpy(data.read(data.indices("train")[:8])))
-    return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
-    folder = tmp_path_factory.mktemp("data") / "1-data"
-    write_data(folder, images=40, size=SIZE)
-    return dataset.load(folder)
-
-
-@pytest.fixture(scope="module")
-def small(data: dataset.DataSet) -> Classifier:
-    return _teacher("mobilenetv3_small_100", data)
-
-
-@pytest.fixture(scope="module")
-def lite(data: dataset.DataSet) -> Classifier:
-    return _teacher("tf_efficientnet_lite0", data)
-
-
-def _context(data: dataset.DataSet, teacher: Classifier, work: Path) -> Context:
-    work.mkdir(exist_ok=True)
-    return Context(data, data.indices("train")[:3], teacher, 0, work)
 
 
 def _widths(model: nn.Module) -> dict[str, int]:
@@ -69,9 +36,9 @@ def _widths(model: nn.Module) -> dict[str, int]:
 def test_widths_become_multiples_of_eight_or_stay(
     name: str, scope: str, importance: str, data: dataset.DataSet, tmp_path: Path
 ) -> None:
-    teacher = _teacher(name, data)
+    teacher = teacher_of(name, data)
     options = prune.Options(ratio=0.4, scope=scope, importance=importance, epochs=0)
-    pruned = prune.apply(teacher, options, _context(data, teacher, tmp_path))
+    pruned = prune.apply(teacher, options, context_of(data, teacher, tmp_path))
     before, after = _widths(teacher), _widths(pruned)
     changed = {n: (before[n], after[n]) for n in before if before[n] != after[n]}
     assert len(changed) >= 2
@@ -137,13 +104,13 @@ def test_a_graph_that_is_not_the_models_is_refused(data: dataset.DataSet, small:
 def test_a_transformer_is_refused_as_a_tools_refusal(data: dataset.DataSet, tmp_path: Path) -> None:
     vit = create(specify("vit_tiny_patch16_224", classes=2, head="plain", dropout=0.0, size=SIZE)).eval()
     with pytest.raises(ToolError, match="vit_tiny_patch16_224 cannot be followed") as caught:
-        prune.apply(vit, prune.Options(epochs=0), _context(data, vit, tmp_path))
+        prune.apply(vit, prune.Options(epochs=0), context_of(data, vit, tmp_path))
     assert caught.value.exit_code == 4
 
 
 def test_ignored_layers_keep_their_width(data: dataset.DataSet, small: Classifier, tmp_path: Path) -> None:
     options = prune.Options(epochs=0, ignored=("backbone.conv_head", "backbone.blocks.2.*"))
-    pruned = prune.apply(small, options, _context(data, small, tmp_path))
+    pruned = prune.apply(small, options, context_of(data, small, tmp_path))
     before, after = _widths(small), _widths(pruned)
     kept = [n for n in before if n == "backbone.conv_head" or n.startswith("backbone.blocks.2.")]
     assert len(kept) > 3
@@ -156,14 +123,14 @@ def test_ignored_names_that_match_nothing_are_refused_with_the_nearest(
     data: dataset.DataSet, small: Classifier, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError) as caught:
-        prune.apply(small, prune.Options(ignored=("backbone.conv_haed",)), _context(data, small, tmp_path))
+        prune.apply(small, prune.Options(ignored=("backbone.conv_haed",)), context_of(data, small, tmp_path))
     assert "'backbone.conv_head'" in caught.value.fix
 
 
 def test_a_ratio_that_removes_nothing_is_refused(data: dataset.DataSet, small: Classifier, tmp_path: Path) -> None:
     options = prune.Options(ratio=0.0001, epochs=0, round_to=1)
     with pytest.raises(RecipeError, match="no width changes at ratio"):
-        prune.apply(small, options, _context(data, small, tmp_path))
+        prune.apply(small, options, context_of(data, small, tmp_path))
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 0.0, 1.0, -0.5, 1.5, float("nan"), "half", True])
@@ -175,7 +142,7 @@ def test_a_ratio_that_is_no_share_is_refused(ratio: Any) -> None:
 def test_a_pruned_model_is_quantised_and_trained_as_int8(
     data: dataset.DataSet, lite: Classifier, tmp_path: Path
 ) -> None:
-    context = _context(data, lite, tmp_path)
+    context = context_of(data, lite, tmp_path)
     pruned = prune.apply(lite, prune.Options(epochs=0), context)
     quantised = ptq.apply(pruned, ptq.Options(subset_size=2), context)
     onnx_from_torch(quantised, tmp_path / "int8.onnx", size=(SIZE, SIZE))
@@ -185,25 +152,28 @@ def test_a_pruned_model_is_quantised_and_trained_as_int8(
     trained = qat.apply(quantised, options, context)
     images = torch.from_numpy(data.read(data.indices("test")[:1]))
     features = trained(images)[1]
-    assert recovery._counterparts(trained, features, lite(images)[1]).shape == features.shape  # type: ignore[union-attr]
+    aimed = imitation.counterparts(trained, features, lite(images)[1])
+    assert aimed is not None
+    assert aimed.shape == features.shape
 
 
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from medge import recovery
-from tests.unit.compressors.test_prune import STEPS, _context, _teacher
+from tests.teachers import context_of, teacher_of
+from tests.unit.compressors.test_prune import STEPS
 from medge.compressors import prune
 from medge.data import dataset
 data = dataset.load(Path(sys.argv[1]))
-teacher = _teacher("mobilenetv3_small_100", data)
+teacher = teacher_of("mobilenetv3_small_100", data)
 train = recovery._train
 def dies(run, context, epoch):
     if run.job.first_epoch + epoch == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     train(run, context, epoch)
 recovery._train = dies
-prune.apply(teacher, STEPS, _context(data, teacher, Path(sys.argv[2])))
+prune.apply(teacher, STEPS, context_of(data, teacher, Path(sys.argv[2])))
 """
 STEPS = prune.Options(steps=2, epochs=2, batch_size=4, images_per_epoch=8, learning_rate=1e-4)
 
@@ -211,7 +181,7 @@ STEPS = prune.Options(steps=2, epochs=2, batch_size=4, images_per_epoch=8, learn
 def test_a_run_killed_in_its_second_step_ends_with_the_weights_of_one_that_was_not(
     data: dataset.DataSet, small: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _context(data, small, tmp_path / "whole")
+    whole = context_of(data, small, tmp_path / "whole")
     expected = prune.apply(small, STEPS, whole)
     folder = tmp_path / "1-data"
     write_data(folder, images=40, size=SIZE)
@@ -223,7 +193,7 @@ def test_a_run_killed_in_its_second_step_ends_with_the_weights_of_one_that_was_n
     trained: list[int] = []
     train = recovery._train
     monkeypatch.setattr(recovery, "_train", lambda *a: (trained.append(a[0].job.first_epoch + a[2]), train(*a)))
-    context = _context(data, small, tmp_path / "killed")
+    context = context_of(data, small, tmp_path / "killed")
     found = prune.apply(small, STEPS, context)
     assert trained == [3]
     assert _widths(found) == _widths(expected)

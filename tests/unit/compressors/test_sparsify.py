@@ -17,31 +17,12 @@ from torch import nn
 
 from medge import chains, recovery
 from medge.compressors import Context, distill, ptq, qat, sparsify
-from medge.data import dataset
 from medge.errors import RecipeError, ToolError
 from medge.model import Classifier
 from medge.onnx_export import onnx_from_torch
-from tests.synthetic_run import write_data
-from tests.unit.compressors.test_prune import SIZE, _context, _teacher
+from tests.teachers import SIZE, context_of
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "images_per_epoch": 8}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
-    folder = tmp_path_factory.mktemp("data") / "1-data"
-    write_data(folder, images=40, size=SIZE)
-    return dataset.load(folder)
-
-
-@pytest.fixture(scope="module")
-def small(data: dataset.DataSet) -> Classifier:
-    return _teacher("mobilenetv3_small_100", data)
-
-
-@pytest.fixture(scope="module")
-def lite(data: dataset.DataSet) -> Classifier:
-    return _teacher("tf_efficientnet_lite0", data)
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -68,7 +49,7 @@ def _has_pattern(weight: torch.Tensor) -> bool:
 
 
 def test_every_layer_loses_the_share_in_the_local_mode(data: Any, small: Classifier, tmp_path: Path) -> None:
-    context = _context(data, small, tmp_path)
+    context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, sparsify.Options(ratio=0.8, **QUICK), context)
     shares = {n: _share(w) for n, w in _weights(sparse).items()}
     assert len(shares) == 42
@@ -85,7 +66,7 @@ def test_every_layer_loses_the_share_in_the_local_mode(data: Any, small: Classif
 def test_without_training_the_smallest_weights_go_and_the_rest_stay(
     data: Any, small: Classifier, tmp_path: Path
 ) -> None:
-    sparse = sparsify.apply(small, sparsify.Options(ratio=0.6, epochs=0), _context(data, small, tmp_path))
+    sparse = sparsify.apply(small, sparsify.Options(ratio=0.6, epochs=0), context_of(data, small, tmp_path))
     for name, before in _weights(small).items():
         after = _weights(sparse)[name]
         gone = after == 0
@@ -95,7 +76,7 @@ def test_without_training_the_smallest_weights_go_and_the_rest_stay(
 
 def test_the_global_mode_takes_more_where_weights_matter_less(data: Any, small: Classifier, tmp_path: Path) -> None:
     options = sparsify.Options(ratio=0.7, mode="global", steps=2, **QUICK)
-    context = _context(data, small, tmp_path)
+    context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, options, context)
     shares = [_share(w) for w in _weights(sparse).values()]
     assert _zeros(sparse) == pytest.approx(0.7, abs=0.01)
@@ -109,7 +90,7 @@ def test_learned_masks_come_nearer_to_the_ratio_with_each_epoch_and_the_last_is_
     options = sparsify.Options(
         ratio=0.6, mode="regularisation", epochs=3, batch_size=4, images_per_epoch=8, mask_learning_rate=2.0
     )
-    context = _context(data, small, tmp_path)
+    context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, options, context)
     assert _zeros(sparse) > 0.2
     assert "epoch 3 is kept" in context.log[0]
@@ -155,7 +136,7 @@ def test_the_pattern_survives_recovery_whatever_the_rate(
 
 
 def test_training_moves_what_is_not_zero_and_nothing_else(data: Any, small: Classifier, tmp_path: Path) -> None:
-    context = _context(data, small, tmp_path)
+    context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, sparsify.Options(ratio=0.5, epochs=0), context)
     before = {n: w.clone() for n, w in _weights(sparse).items()}
     run = recovery._Run(
@@ -170,7 +151,7 @@ def test_training_moves_what_is_not_zero_and_nothing_else(data: Any, small: Clas
 
 @pytest.mark.parametrize("preset", ["performance", "mixed"])
 def test_zeros_are_zeros_in_the_int8_file(preset: str, data: Any, lite: Classifier, tmp_path: Path) -> None:
-    context = _context(data, lite, tmp_path)
+    context = context_of(data, lite, tmp_path)
     sparse = sparsify.apply(lite, sparsify.Options(pattern="2:4", epochs=0), context)
     onnx_from_torch(
         ptq.apply(sparse, ptq.Options(subset_size=2, preset=preset), context), tmp_path / "m.onnx", size=(SIZE, SIZE)
@@ -186,7 +167,7 @@ def test_zeros_are_zeros_in_the_int8_file(preset: str, data: Any, lite: Classifi
 def test_a_sparse_file_is_smaller_only_when_zipped(data: Any, small: Classifier, tmp_path: Path) -> None:
     import gzip
 
-    sparse = sparsify.apply(small, sparsify.Options(ratio=0.8, epochs=0), _context(data, small, tmp_path))
+    sparse = sparsify.apply(small, sparsify.Options(ratio=0.8, epochs=0), context_of(data, small, tmp_path))
     for name, model in (("dense", small), ("sparse", sparse)):
         onnx_from_torch(model, tmp_path / f"{name}.onnx", size=(SIZE, SIZE))
     raw = {n: (tmp_path / f"{n}.onnx").read_bytes() for n in ("dense", "sparse")}
@@ -195,7 +176,7 @@ def test_a_sparse_file_is_smaller_only_when_zipped(data: Any, small: Classifier,
 
 
 def test_ignored_layers_stay_dense_and_unknown_ones_are_refused(data: Any, small: Classifier, tmp_path: Path) -> None:
-    context = _context(data, small, tmp_path)
+    context = context_of(data, small, tmp_path)
     options = sparsify.Options(epochs=0, ignored=("backbone.conv_head", "backbone.blocks.2"))
     weights = _weights(sparsify.apply(small, options, context))
     dense = {n for n, w in weights.items() if not (w == 0).any()}
@@ -209,7 +190,7 @@ def test_ignored_layers_stay_dense_and_unknown_ones_are_refused(data: Any, small
 
 def test_what_is_no_classifier_is_refused(data: Any, small: Classifier, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="takes a classifier"):
-        sparsify.apply(nn.Linear(2, 2), sparsify.Options(), _context(data, small, tmp_path))
+        sparsify.apply(nn.Linear(2, 2), sparsify.Options(), context_of(data, small, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +234,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     data: Any, small: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = sparsify.Options(ratio=0.7, mode="regularisation", epochs=2, batch_size=4, images_per_epoch=8)
-    expected = sparsify.apply(small, options, _context(data, small, tmp_path / "whole"))
+    expected = sparsify.apply(small, options, context_of(data, small, tmp_path / "whole"))
     train = recovery._train
 
     def stops(run: Any, context: Any, epoch: int) -> None:
@@ -263,8 +244,8 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
 
     monkeypatch.setattr(recovery, "_train", stops)
     with pytest.raises(KeyboardInterrupt):
-        sparsify.apply(small, options, _context(data, small, tmp_path / "stopped"))
+        sparsify.apply(small, options, context_of(data, small, tmp_path / "stopped"))
     monkeypatch.setattr(recovery, "_train", train)
-    found = sparsify.apply(small, options, _context(data, small, tmp_path / "stopped"))
+    found = sparsify.apply(small, options, context_of(data, small, tmp_path / "stopped"))
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], tensor, msg=lambda text, name=name: f"{name}: {text}")

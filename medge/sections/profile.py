@@ -1,0 +1,84 @@
+"""profile: where and how latency is measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from medge import plugins
+from medge.sections.base import Section
+
+__all__ = ["Cold", "ProfileSection", "Soak", "Sporadic"]
+
+
+class Sporadic(Section):
+    """One image every `interval_seconds`, nothing in between; p90 needs 64 queries (MLPerf's rule)."""
+
+    queries: Annotated[int, Field(ge=5)] = 20
+    interval_seconds: Annotated[float, Field(ge=0)] = 2.0
+
+
+class Cold(Section):
+    """From the start of a process to its first answer, in so many fresh processes an engine."""
+
+    starts: Annotated[int, Field(ge=3)] = 5
+
+
+class Soak(Section):
+    """One engine alone, back to back, for `seconds`: the fastest one, or all in turn. Power is read here."""
+
+    seconds: Annotated[float, Field(gt=0)] = 120.0
+    engines: Literal["fastest", "all"] = "fastest"
+
+
+class ProfileSection(Section):
+    """Interleaved blocks of five inferences over all candidates at once (`steady`), and what else `scenarios` names.
+
+    power_mode, lock_clocks: set on the machine while it is measured and put back after; nothing is changed unless
+    asked for. estimate: kinds of machines that do not answer, e.g. `[jetson-orin-nano]`; never ranked.
+
+    device: `local`, a name of the device book, or the kind of the only one there (medge devices add). score: run a
+    labelled split there too; data_on_device: PATH.npy and PATH.csv of a labelled set that lies there and stays there.
+    limit_minutes: a job on a device that takes longer is ended. keep_on_device: `engines` stay there, so that they are
+    sent once, or `nothing` does; images never stay. result: set by `medge profile --import`.
+    """
+
+    device: str = "local"
+    score: Literal["none", "validation", "test"] = "none"
+    data_on_device: str | None = None
+    limit_minutes: Annotated[float, Field(gt=0)] = 60.0
+    keep_on_device: Literal["engines", "nothing"] = "engines"
+    result: str | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    blocks: Annotated[int, Field(ge=10)] = 100
+    seconds: Annotated[float, Field(gt=0)] = 15.0
+    warmup_seconds: Annotated[float, Field(ge=0)] = 1.0
+    scenarios: tuple[Literal["steady", "sporadic", "cold", "soak"], ...] = ("steady",)
+    sporadic: Sporadic = Sporadic()
+    cold: Cold = Cold()
+    soak: Soak = Soak()
+    power_mode: str | None = None
+    lock_clocks: bool = False
+    estimate: tuple[str, ...] = ()
+
+    @field_validator("power_mode", mode="before")
+    @classmethod
+    def _mode_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("scenarios")
+    @classmethod
+    def _steady_is_measured(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "steady" not in value or len(set(value)) != len(value):
+            raise ValueError("name each scenario once, and steady always: an engine is chosen by it")
+        return value
+
+    @field_validator("estimate")
+    @classmethod
+    def _estimated_kinds_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from medge.estimate import MACHINES
+
+        if unknown := [name for name in value if name not in MACHINES]:
+            raise ValueError(f"no machine '{unknown[0]}'. {plugins.nearest(unknown[0], list(MACHINES))}")
+        return value
