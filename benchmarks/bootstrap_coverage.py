@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 from scipy.stats import norm
 
 from medge.records import write_json
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     chosen = parser.parse_args()
     found: dict[str, Any] = {
+        **provenance(),
         "cases": chosen.cases,
         "resamples": chosen.resamples,
         "images": {"positive": POSITIVE, "negative": NEGATIVE},

@@ -6,7 +6,9 @@
 Writes benchmarks/results/gate_error_rates.json and .png. Sizes are those of the official chest X-ray test set, 390
 positive and 234 negative images. Scores are binormal; decisions change by chance with the rates that give the true
 difference. The AUC passes by the worse of DeLong's bound and the one with skewness, as in the gate; DeLong alone is in
-`before`. `clustered` repeats the margin and no difference with two images a patient whose errors are alike, for the
+`before`. `predicted` is what medge.statistics.samplesize says of the bound that decides, by which it also says how many
+images an inconclusive trial needs; `needed` asks for that number at one difference and shows how many trials then pass.
+`clustered` repeats the margin and no difference with two images a patient whose errors are alike, for the
 plain bounds, those that decide, and the bootstrap by group printed beside them.
 """
 
@@ -17,23 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 from scipy.stats import norm
 from sklearn.metrics import f1_score
 
 from medge.metrics import Model, count_columns, rates_of_counts, rates_without_each_group
 from medge.records import write_json
-from medge.statistics.bootstrap import accelerated, percentiles, ranking, resample, totals
+from medge.statistics.bootstrap import accelerated, acceleration, percentiles, ranking, resample, totals
 from medge.statistics.delong import paired_auc
 from medge.statistics.intervals import design_effect, restricted_variance, tango
+from medge.statistics.samplesize import POWER, factor_for_difference, images_for_proportions, power_of_difference
 
 ALPHA, POSITIVE, NEGATIVE = 0.05, 390, 234
 RESULTS = Path(__file__).parent / "results"
 Z = norm.isf(ALPHA)
 
 
-def scores_of_two(rng: np.random.Generator, difference: float, *, area: float = 0.97, per_patient: int = 1) -> Any:
-    """Two models' scores, correlation 0.97 within a class, whose true areas are `area` and `area + difference`."""
-    positive = np.arange(POSITIVE + NEGATIVE) < POSITIVE
+def scores_of_two(
+    rng: np.random.Generator, difference: float, *, area: float = 0.97, per_patient: int = 1, times: float = 1.0
+) -> Any:
+    """Two models' scores, correlation 0.97 within a class, whose true areas are `area` and `area + difference`; of
+    `times` as many images."""
+    counts = round(times * POSITIVE), round(times * NEGATIVE)
+    positive = np.arange(sum(counts)) < counts[0]
     patient = np.arange(len(positive)) // per_patient
 
     def noise() -> np.ndarray:
@@ -49,14 +57,17 @@ def scores_of_two(rng: np.random.Generator, difference: float, *, area: float = 
     return first, second, positive, patient
 
 
-def auc_point(rng: np.random.Generator, difference: float, cases: int) -> dict[str, Any]:
-    """Pass rate against -0.01, and the power that the spread of the differences predicts."""
-    found = [paired_auc(*scores_of_two(rng, difference)[:3], alpha=ALPHA) for _ in range(cases)]
+def auc_point(rng: np.random.Generator, difference: float, cases: int, *, times: float = 1.0) -> dict[str, Any]:
+    """Pass rate against -0.01, the predicted power, and what was seen of the variance, reach and skewness."""
+    found = [paired_auc(*scores_of_two(rng, difference, times=times)[:3], alpha=ALPHA) for _ in range(cases)]
     spread = float(np.std([pair.difference for pair in found]))
-    predicted = norm.cdf((difference + 0.01) / spread - Z)
-    passed = [min(pair.lower, pair.clustered_lower) > -0.01 for pair in found]
+    lowers = [min(pair.lower, pair.clustered_lower) for pair in found]
+    reach = float(np.mean([pair.difference - low for pair, low in zip(found, lowers, strict=True)]))
+    skewness = float(np.mean([pair.clustered_skewness for pair in found]))
+    predicted = power_of_difference((difference + 0.01) / spread, reach / spread, skewness)
     before = float(np.mean([pair.lower > -0.01 for pair in found]))
-    return {**point("auc", difference, -0.01, passed, predicted), "before": before}
+    seen = {"variance": spread**2, "reach": reach, "skewness": skewness}
+    return {**point("auc", difference, -0.01, [low > -0.01 for low in lowers], predicted), "before": before, **seen}
 
 
 def share_point(
@@ -80,7 +91,7 @@ def f1_point(rng: np.random.Generator, difference: float, cases: int) -> dict[st
     # 2 P s / (P s + A + P) = F1 for s
     engine = target * (alarms + POSITIVE) / (POSITIVE * (2 - target))
     labels = (np.arange(POSITIVE + NEGATIVE) < POSITIVE).astype(np.int64)
-    passed, differences = [], []
+    passed, differences, reaches, skewnesses = [], [], [], []
     for case in range(cases):
         chance = rng.random(len(labels))
         before = np.where(labels == 1, chance < sensitivity, chance < 1 - specificity).astype(np.int64)
@@ -95,9 +106,30 @@ def f1_point(rng: np.random.Generator, difference: float, cases: int) -> dict[st
         ]
         seen = float(f1_score(labels, after) - f1_score(labels, before))
         differences.append(seen)
-        passed.append(accelerated(drawn, seen, without[1] - without[0], alpha=ALPHA)[0] > margin)
-    predicted = norm.cdf((difference - margin) / np.std(differences) - Z) if np.std(differences) else 1.0
-    return point("f1", difference, margin, passed, float(predicted))
+        lower = accelerated(drawn, seen, without[1] - without[0], alpha=ALPHA)[0]
+        passed.append(lower > margin)
+        reaches.append(seen - lower)
+        skewnesses.append(6 * (acceleration(without[1] - without[0]) or 0.0))
+    spread, reach, skewness = float(np.std(differences)), float(np.mean(reaches)), float(np.mean(skewnesses))
+    predicted = power_of_difference((difference - margin) / spread, reach / spread, skewness)
+    return point("f1", difference, margin, passed, predicted)
+
+
+def needed(rng: np.random.Generator, seen: dict[str, Any], cases: int) -> list[dict[str, Any]]:
+    """The number of images that medge asks for, POWER of whose trials should pass, and how many of them do.
+
+    For the AUC at the point `seen`, for sensitivity with 1 % of decisions gained and 2 % lost.
+    """
+    factor = factor_for_difference(
+        seen["variance"], seen["true_difference"] + 0.01, alpha=ALPHA, reach=seen["reach"], skewness=seen["skewness"]
+    )
+    images = images_for_proportions(1, 2, 100, margin=-0.02, alpha=ALPHA)
+    assert factor is not None
+    assert images is not None
+    auc = auc_point(rng, seen["true_difference"], cases, times=factor)
+    share = share_point(rng, "sensitivity", images, -0.01, -0.02, cases)
+    asked = round(factor * (POSITIVE + NEGATIVE))
+    return [{**auc, "images": asked, "promised": POWER}, {**share, "images": images, "promised": POWER}]
 
 
 def f1_of(sensitivity: float, alarms: float) -> float:
@@ -119,7 +151,7 @@ def clustered(rng: np.random.Generator, difference: float, cases: int) -> list[d
             lower = percentiles(draws[1][:, 0] - draws[0][:, 0], alpha=ALPHA)[0]
             passed["bootstrap by group"].append(lower > -0.01)
     return [
-        {**point("auc", difference, -0.01, flags, ALPHA), "method": method, "per_patient": 2}
+        {**point("auc", difference, -0.01, flags, at_margin(difference, -0.01)), "method": method, "per_patient": 2}
         for method, flags in passed.items()
     ]
 
@@ -139,12 +171,19 @@ def clustered_share(
         passed["Tango"].append(plain > margin)
         passed["decides"].append(min(plain, tango(*(table / design_effect(change, index)), alpha=ALPHA)[0]) > margin)
     return [
-        {**point(name, difference, margin, flags, ALPHA), "method": method, "per_patient": 2}
+        {**point(name, difference, margin, flags, at_margin(difference, margin)), "method": method, "per_patient": 2}
         for method, flags in passed.items()
     ]
 
 
-def point(quantity: str, difference: float, margin: float, passed: list[Any], predicted: float) -> dict[str, Any]:
+def at_margin(difference: float, margin: float) -> float | None:
+    """Where the truth is on the margin alpha of the trials may pass; elsewhere nothing is predicted for groups."""
+    return ALPHA if difference == margin else None
+
+
+def point(
+    quantity: str, difference: float, margin: float, passed: list[Any], predicted: float | None
+) -> dict[str, Any]:
     rate, cases = float(np.mean(passed)), len(passed)
     error = float(np.sqrt(max(rate * (1 - rate), 1 / cases) / cases))
     return {
@@ -154,7 +193,7 @@ def point(quantity: str, difference: float, margin: float, passed: list[Any], pr
         "cases": cases,
         "pass_rate": rate,
         "standard_error": round(error, 5),
-        "predicted": round(float(predicted), 5),
+        "predicted": None if predicted is None else round(float(predicted), 5),
     }
 
 
@@ -192,16 +231,24 @@ def main() -> None:
     repeated = [p for d in (-0.01, 0.0) for p in clustered(rng, d, cases)]
     for name, images, margin in (("sensitivity", POSITIVE, -0.02), ("specificity", NEGATIVE, -0.03)):
         repeated += [p for d in (margin, 0.0) for p in clustered_share(rng, name, images, d, margin, cases)]
+    found = needed(rng, next(p for p in points if p["quantity"] == "auc" and p["true_difference"] == -0.005), cases)
+    for p in found:
+        print(
+            f"{p['quantity']}: {p['images']} images asked for, {p['promised']:.0%} promised, {p['pass_rate']:.1%} pass"
+        )
     for p in points + repeated:
         print(
             f"{p['quantity']:12} {p.get('method', ''):20} true {p['true_difference']:+.4f} margin {p['margin']:+.2f}: "
-            f"passes {p['pass_rate']:.3f} +- {p['standard_error']:.3f}, predicted {p['predicted']:.3f}"
+            f"passes {p['pass_rate']:.3f} +- {p['standard_error']:.3f}"
+            + (f", predicted {p['predicted']:.3f}" if p["predicted"] is not None else "")
         )
     RESULTS.mkdir(exist_ok=True)
     document = {
+        **provenance(),
         "alpha": ALPHA,
         "images": {"positive": POSITIVE, "negative": NEGATIVE},
         "points": points,
+        "needed": found,
         "clustered": repeated,
     }
     write_json(RESULTS / "gate_error_rates.json", document)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,7 +70,7 @@ def main() -> None:
     if asked.one:
         print(json.dumps(measure(asked.one, asked.candidates)))
         return
-    found = []
+    found, load = [], os.getloadavg()[0]
     for size in asked.sizes:
         command = [sys.executable, __file__, "--one", str(size), "--candidates", str(asked.candidates)]
         # two pools of threads in one process: the resampling has its own
@@ -80,7 +81,8 @@ def main() -> None:
         found[-1]["microseconds_per_n_log_n"] = round(growth, 3)
         print(found[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
-    document = {"cores": len(os.sched_getaffinity(0)), "load_before": os.getloadavg()[0], "measured": found}
+    cores = len(os.sched_getaffinity(0))
+    document = {**provenance(), "cores": cores, "load_before": load, "measured": found}
     (RESULTS / "trial_scale.json").write_text(json.dumps(document, indent=2) + "\n")
 
 

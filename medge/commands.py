@@ -14,7 +14,7 @@ import yaml
 from medge import console, device_book, pipeline, workspace
 from medge.errors import DataError, RecipeError
 from medge.recipe import Recipe, load, parse, with_settings
-from medge.records import NOTICE
+from medge.records import NOTICE, sha256_of_file
 from medge.workspace import Stage
 
 if TYPE_CHECKING:
@@ -124,8 +124,22 @@ def judge_tables(
     fitted = (
         "other images" if fitted_on else "the judged images themselves: --fitted-on names tables of validation images"
     )
-    document = {**trial.summary(found), "thresholds_fitted_on": fitted, "notice": NOTICE}
-    return Outcome(document, lambda: _show_trial(tables[1].stem, found, fitted), 0 if found.verdict == "pass" else 5)
+    document = {
+        **trial.summary(found),
+        "images": found.images,
+        "groups": found.groups,
+        "repeated": found.repeated,
+        "protocol": recipe.validate_.model_dump(mode="json"),
+        "protocol_sha256": found.protocol_sha256,
+        "thresholds": found.thresholds,
+        "thresholds_fitted_on": fitted,
+        "tables": [{"path": str(path), "sha256": sha256_of_file(path)} for path in (*tables, *(fitted_on or ()))],
+        "notice": NOTICE,
+    }
+    rule = recipe.validate_.threshold
+    return Outcome(
+        document, lambda: _show_trial(tables[1].stem, found, fitted, rule), 0 if found.verdict == "pass" else 5
+    )
 
 
 def report_of(name: str | None) -> Outcome:
@@ -211,17 +225,29 @@ def _summary(stage: Stage) -> Mapping[str, Any]:
     }
 
 
-def _show_trial(name: str, found: Trial, fitted: str) -> None:
+def _show_trial(name: str, found: Trial, fitted: str, rule: str) -> None:
     from medge.verdicts import checks_table, reasons, verdict_table
 
     console.stderr.print(verdict_table({name: found}, title="judged"))
     console.stderr.print(checks_table(found))
     if why := reasons(found):
         console.stderr.print(f"{name}: {why}", markup=False)
-    console.stderr.print(f"Thresholds and temperatures were fitted on {fitted}.", markup=False)
+    console.stderr.print(_counted(found), markup=False)
+    at = {name: value for name, value in found.thresholds.items() if value is not None and name != "used"}
+    values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in at.items())
+    told = f"Thresholds ({rule}): {values}; fitted" if at else "Temperatures were fitted"
+    console.stderr.print(f"{told} on {fitted}.", markup=False)
     colour = "green" if found.verdict == "pass" else "red"
     console.say(f"verdict [bold {colour}]{found.verdict}[/bold {colour}]")
     console.say(f"[dim]{NOTICE}[/dim]")
+
+
+def _counted(found: Trial) -> str:
+    """How many images were judged: of each class, of how many groups, and how many rows repeated one."""
+    classes = ", ".join(f"{count:,} of {name.replace('_', ' ')}" for name, count in found.images.items())
+    repeated = f"; {found.repeated:,} rows repeat an image and count once" if found.repeated else ""
+    images = sum(found.images.values())
+    return f"{images:,} images ({classes}) of {found.groups:,} groups{repeated}; protocol {found.protocol_sha256[:12]}."
 
 
 def _show_report(page: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medge.metrics import Model
 from medge.sections import ValidateSection
-from medge.statistics.bootstrap import accelerated, percentiles
+from medge.statistics.bootstrap import accelerated, acceleration, percentiles
 from medge.statistics.calibration import confidence, expected_calibration_error
 from medge.statistics.delong import PairedAuc, paired_macro_auc
 from medge.statistics.intervals import design_effect, newcombe, tango, wilson
@@ -174,7 +174,7 @@ def auc_check(a: Model, b: Model, section: ValidateSection, *, drawn: Floats | N
         found.upper,
         margin,
         verdict,
-        _images_for_auc(a, found, margin, alpha) if verdict == "inconclusive" else None,
+        _images_for_auc(a, found, (lower, upper), section) if verdict == "inconclusive" else None,
         (second, *_drawn(drawn, alpha)),
         lower,
         upper,
@@ -182,13 +182,28 @@ def auc_check(a: Model, b: Model, section: ValidateSection, *, drawn: Floats | N
     )
 
 
-def _images_for_auc(model: Model, found: PairedAuc, margin: Number, alpha: Number) -> dict[str, int] | None:
+def _images_for_auc(
+    model: Model, found: PairedAuc, decided: tuple[Number, Number], section: ValidateSection
+) -> dict[str, int] | None:
+    margin, alpha = section.margins.auc, section.alpha
     if found.degenerate:
         # No disagreement was seen: z^2 / (n + z^2) falls below the distance to the margin at this n.
         enough = images_for_proportions(0, 0, 1, margin=margin - found.difference, alpha=alpha)
         return None if enough is None else _all_classes(model, enough)
     variance = max(found.variance, found.clustered_variance)
-    return _each_class(model, factor_for_difference(variance, found.difference - margin, alpha=alpha))
+    return _images_to_decide(
+        model, found.difference, decided, margin, alpha, variance=variance, skewness=found.clustered_skewness
+    )
+
+
+def _images_to_decide(
+    model: Model, difference: Number, decided: tuple[Number, Number], margin: Number, alpha: Number, *,
+    variance: Number, skewness: Number,
+) -> dict[str, int] | None:  # fmt: skip
+    """Images of each class with which the bound that decides leaves the margin with 80 % power."""
+    reach = difference - decided[0] if difference > margin else decided[1] - difference
+    factor = factor_for_difference(variance, difference - margin, alpha=alpha, reach=reach, skewness=skewness)
+    return _each_class(model, factor)
 
 
 def share_check(
@@ -249,8 +264,11 @@ def _f1(models: Mapping[str, Model], resampled: Resampled, section: ValidateSect
     verdict = _verdict(lower, upper, margin)
     needed = None
     if verdict == "inconclusive":
-        factor = factor_for_difference(float(np.nanvar(drawn)), second - first - margin, alpha=alpha)
-        needed = _each_class(models["float"], factor)
+        skewness = 6 * (acceleration(resampled["without"]["f1"]) or 0.0)
+        needed = _images_to_decide(
+            models["float"], second - first, (lower, upper), margin, alpha,
+            variance=float(np.nanvar(drawn)), skewness=skewness,
+        )  # fmt: skip
     return Check("f1", method, first, second, second - first, lower, upper, margin, verdict, needed)
 
 

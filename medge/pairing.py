@@ -42,7 +42,10 @@ class Paired:
 def pair(float_table: Predictions, engine_table: Predictions, *, name: str) -> Paired:
     """Both tables of one split (`name`, for messages) as one. Raises DataError where they are not of the same images,
     labels and groups, or hold what no statistic can use: NaN, a class without images, rows without a group."""
-    a, b = f"the float model's {name} table", f"the engine's {name} table"
+    a, b = (
+        table.origin or f"the {of} {name} table"
+        for table, of in ((float_table, "float model's"), (engine_table, "engine's"))
+    )
     _check(float_table, a)
     _check(engine_table, b)
     if float_table.logits.shape[1] != engine_table.logits.shape[1]:
@@ -50,13 +53,14 @@ def pair(float_table: Predictions, engine_table: Predictions, *, name: str) -> P
             f"{a} has {float_table.logits.shape[1]} classes, {b} has {engine_table.logits.shape[1]}.",
             fix="Compare two models of the same classes.",
         )
-    _check_classes(float_table, name)
+    _check_classes(float_table, a if float_table.origin else f"The {name} images")
     first, rows_a = _distinct(float_table, a)
     second, rows_b = _distinct(engine_table, b)
-    _check_same_images(first, second, len(float_table) == len(engine_table), name)
-    _check_same(first, float_table.labels[rows_a], engine_table.labels[rows_b], "label", name)
+    both = f"{a} and {b}" if float_table.origin else f"The {name} tables"
+    _check_same_images(first, second, len(float_table) == len(engine_table), both)
+    _check_same(first, float_table.labels[rows_a], engine_table.labels[rows_b], "label", both)
     groups = (np.asarray(float_table.group)[rows_a], np.asarray(engine_table.group)[rows_b])
-    _check_same(first, *groups, "group", name)
+    _check_same(first, *groups, "group", both)
     if np.ptp(float_table.logits - float_table.logits[:, :1], axis=0).max() == 0:
         raise DataError(f"In {a} every image has the same score.", fix="This model decides nothing: train it again.")
     return Paired(
@@ -80,20 +84,21 @@ def _check(table: Predictions, name: str) -> None:
     broken = np.flatnonzero(~np.isfinite(table.logits).all(axis=1))
     if len(broken):
         raise DataError(
-            f"{_count(len(broken), 'row')} of {name} are not finite, first {table.sha256[broken[0]][:12]}: "
+            f"{_count(len(broken), 'row')} of {name} are not finite, first {table.place(int(broken[0]))}: "
             f"{table.logits[broken[0]].tolist()}.",
             fix="The model overflows on these images: mend it, nothing can be judged.",
         )
     missing = [k for k, group in enumerate(table.group) if not group]
     if missing:
         raise DataError(
-            f"{_count(len(missing), 'row')} of {name} have no group, first {table.sha256[missing[0]][:12]}.",
+            f"{_count(len(missing), 'row')} of {name} have no group, first {table.place(missing[0])}.",
             fix="Name the patient or lesion of every image; where each image is its own, use its sha256.",
         )
     outside = (table.labels < 0) | (table.labels >= table.logits.shape[1])
     if outside.any():
         raise DataError(
-            f"{_count(int(outside.sum()), 'label')} of {name} are not a class index, first {table.labels[outside][0]}.",
+            f"{_count(int(outside.sum()), 'label')} of {name} are not a class index, first {table.labels[outside][0]} "
+            f"({table.place(int(np.flatnonzero(outside)[0]))}).",
             fix=f"Labels count from 0 to {table.logits.shape[1] - 1}.",
         )
 
@@ -104,7 +109,7 @@ def _check_classes(table: Predictions, name: str) -> None:
     if len(few):
         listed = ", ".join(f"class {k} has {counts[k]}" for k in few)
         raise DataError(
-            f"The {name} images cannot be judged: {listed} of {counts.sum()} images.",
+            f"{name} cannot be judged: {listed} of {counts.sum()} images.",
             fix="At least two images of each class are needed, some hundred for a verdict.",
         )
 
@@ -120,7 +125,8 @@ def _distinct(table: Predictions, name: str) -> tuple[NDArray[np.str_], NDArray[
         rows = np.flatnonzero(keys == unique[at])
         if len(set(table.labels[rows].tolist())) > 1 or np.ptp(table.logits[rows], axis=0).max() > _SAME:
             raise DataError(
-                f"In {name} image {unique[at][:12]} has {len(rows)} rows with different labels or logits.",
+                f"In {name} one image has {len(rows)} rows with different labels or logits: "
+                f"{'; '.join(table.place(row) for row in rows[:2].tolist())}.",
                 fix="One row per image: remove the wrong ones.",
             )
         # Of copies the same one whatever the order of rows: by group, then by logits.
@@ -128,25 +134,25 @@ def _distinct(table: Predictions, name: str) -> tuple[NDArray[np.str_], NDArray[
     return unique, chosen
 
 
-def _check_same_images(first: NDArray[np.str_], second: NDArray[np.str_], same_length: bool, name: str) -> None:
+def _check_same_images(first: NDArray[np.str_], second: NDArray[np.str_], same_length: bool, both: str) -> None:
     if same_length and np.array_equal(first, second):
         return
     only_a, only_b = np.setdiff1d(first, second), np.setdiff1d(second, first)
     if not len(only_a) and not len(only_b):
-        raise DataError(f"The {name} tables repeat different images.", fix="One row per image in both.")
+        raise DataError(f"{both} repeat different images.", fix="One row per image in both.")
     example = (only_a if len(only_a) else only_b)[0][:12]
     raise DataError(
-        f"The {name} tables are not of the same images: {len(only_a)} only in the float model's, {len(only_b)} only in "
+        f"{both} are not of the same images: {len(only_a)} only in the float model's, {len(only_b)} only in "
         f"the engine's, for example {example}.",
         fix="Run both models on the same images.",
     )
 
 
-def _check_same(names: NDArray[np.str_], a: NDArray[np.generic], b: NDArray[np.generic], what: str, name: str) -> None:
+def _check_same(names: NDArray[np.str_], a: NDArray[np.generic], b: NDArray[np.generic], what: str, both: str) -> None:
     wrong = np.flatnonzero(a != b)
     if len(wrong):
         raise DataError(
-            f"The {name} tables disagree on the {what} of {_count(len(wrong), 'image')}, first {names[wrong[0]][:12]}: "
+            f"{both} disagree on the {what} of {_count(len(wrong), 'image')}, first {names[wrong[0]][:12]}: "
             f"{a[wrong[0]]} and {b[wrong[0]]}.",
             fix="Make both tables from one manifest.",
         )

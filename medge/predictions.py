@@ -24,16 +24,25 @@ Array = Any  # numpy arrays; numpy.typing needs a newer Python than the devices 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row per image: labels int64 [N], logits float64 [N, classes], the rest N strings; subgroups by name."""
+    """One row per image: labels int64 [N], logits float64 [N, classes], the rest N strings; subgroups by name.
+
+    origin: the file that was read, for messages.
+    """
 
     sha256: Tuple[str, ...]
     group: Tuple[str, ...]
     labels: Array
     logits: Array
     subgroups: Dict[str, Tuple[str, ...]]
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.sha256)
+
+    def place(self, row: int) -> str:
+        """Where a row is, for messages: its line in the file, if it is of one, and its image."""
+        line = f"line {row + 2}, " if self.origin else ""
+        return f"{line}image {self.sha256[row][:12]}"
 
 
 def write(path: Path, table: Predictions) -> None:
@@ -76,6 +85,7 @@ def read(path: Path) -> Predictions:
         labels=np.asarray(labels, dtype=np.int64),
         logits=np.asarray(logits, dtype=np.float64).reshape(len(body), classes),
         subgroups={header[k]: tuple(row[k] for row in body) for k in subgroup_columns},
+        origin=str(path),
     )
 
 

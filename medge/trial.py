@@ -111,11 +111,17 @@ def trial_of_files(
     """The trial of two predictions tables from any tool; `fitted_on` are both models' tables of validation images.
 
     Without them thresholds and temperatures are fitted on the judged images themselves, so that figures (not
-    differences) are a little flattering. Raises DataError; here a repeated row is one too, since nobody has looked at
-    why it is there, and so is an image that is judged and fitted on.
+    differences) are a little flattering. Raises DataError, also for one file that is to be both models', and for an
+    image that is judged and fitted on. Rows that repeat an image with the same label and logits count once.
     """
-    judged = (_table(float_csv), _table(engine_csv))
-    fitted = judged if fitted_on is None else (_table(fitted_on[0]), _table(fitted_on[1]))
+    for first, second in ((float_csv, engine_csv), fitted_on or (float_csv, engine_csv)):
+        if first.resolve() == second.resolve():
+            raise DataError(
+                f"{first} is named twice: it would be compared with itself.",
+                fix="Name the float model's table first, then the engine's of the same images.",
+            )
+    judged = (read(float_csv), read(engine_csv))
+    fitted = judged if fitted_on is None else (read(fitted_on[0]), read(fitted_on[1]))
     if fitted_on is not None:
         shared = set(fitted[0].sha256) & set(judged[0].sha256)
         if shared:
@@ -124,14 +130,6 @@ def trial_of_files(
                 fix="Fit thresholds on other images than those that are judged.",
             )
     return judge(*fitted, *judged, section=section or ValidateSection(), seed=seed)
-
-
-def _table(path: Path) -> Predictions:
-    table = read(path)
-    repeated = len(table) - len(set(table.sha256))
-    if repeated:
-        raise DataError(f"{path}: {repeated} rows repeat an image.", fix="Keep one row per image (sha256).")
-    return table
 
 
 def summary(trial: Trial) -> dict[str, Any]:

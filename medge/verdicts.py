@@ -35,7 +35,7 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
 
 
 def checks_table(trial: Trial) -> Table:
-    """Every check of the gate: engine minus float, its bounds, the margin, the verdict and what would decide it."""
+    """Every check of the gate: engine minus float, the bounds that decide, the margin and the verdict."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("engine minus float", no_wrap=True)
     for column in ("difference", "bounds", "margin"):
@@ -43,7 +43,8 @@ def checks_table(trial: Trial) -> Table:
     table.add_column("verdict", no_wrap=True)
     for check in trial.checks:
         limited = check.quantity in ("flips", "ece")
-        bounds = "-" if check.lower is None else f"[{check.lower:+.4f}, {check.upper:+.4f}]"
+        lower, upper = _decided(check)
+        bounds = "-" if lower is None else f"[{lower:+.4f}, {upper:+.4f}]"
         margin = f"{'<=' if limited else '>'} {check.margin:g}"
         verdict = f"[{_STYLES[check.verdict]}]{check.verdict}[/]"
         table.add_row(check.quantity.replace("_", " "), f"{check.difference:+.4f}", escape(bounds), margin, verdict)
@@ -65,8 +66,8 @@ def _reason(check: Check) -> str:
     name = check.quantity.replace("_", " ")
     if check.quantity in ("flips", "ece"):
         return f"{name} {check.difference:.4f} is over {check.margin:g}"
-    decided = (check.lower, check.upper) if check.decided_lower is None else (check.decided_lower, check.decided_upper)
-    bounds = "" if decided[0] is None else f" [{decided[0]:+.4f}, {decided[1]:+.4f}]"
+    lower, upper = _decided(check)
+    bounds = "" if lower is None else f" [{lower:+.4f}, {upper:+.4f}]"
     text = f"{name} {check.difference:+.4f}{bounds} against {check.margin:g}"
     if check.verdict == "fail":
         return text
@@ -74,6 +75,11 @@ def _reason(check: Check) -> str:
         return f"{text}: undecided, the difference sits on the margin"
     images = ", ".join(f"{count} of {who.replace('_', ' ')}" for who, count in check.needed.items())
     return f"{text}: undecided, needs about {images} images"
+
+
+def _decided(check: Check) -> tuple[float | None, float | None]:
+    """The bounds that the verdict is by: those of `decided_by` where there are such."""
+    return (check.lower, check.upper) if check.decided_lower is None else (check.decided_lower, check.decided_upper)
 
 
 def _metrics(trial: Trial, names: list[str]) -> list[Metric]:

@@ -48,7 +48,7 @@ def _subgroup(found: Found, name: str) -> dict[str, Any]:
         return _entry("worst subgroup", "Not looked at: the data name no subgroups.", looked=False)
     text = (
         f"{worst['column']} {worst['value']}: {share(worst['engine'])} [{share(worst['lower'])}, "
-        f"{share(worst['upper'])}] of {count(worst['images'], 'image')} decided rightly, "
+        f"{share(worst['upper'])}] (95 % Wilson interval) of {count(worst['images'], 'image')} decided rightly, "
         f"float model {share(worst['float'])}."
     )
     return _entry("worst subgroup", text)

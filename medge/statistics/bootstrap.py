@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-__all__ = ["Statistic", "accelerated", "group_index", "group_sums", "percentiles", "ranking", "resample", "totals"]
+__all__ = [
+    "Statistic",
+    "accelerated",
+    "acceleration",
+    "group_index",
+    "group_sums",
+    "percentiles",
+    "ranking",
+    "resample",
+    "totals",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -127,14 +137,20 @@ def accelerated(values: Floats, estimate: float, left_out: Floats, *, alpha: flo
     known = values[~np.isnan(values)]
     if len(known) <= 0.5 * len(values):
         return float("nan"), float("nan")
-    away = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
-    spread = float((away**2).sum())
-    if spread == 0.0 or np.ptp(known) == 0.0:
+    skewed = acceleration(left_out)
+    if skewed is None or np.ptp(known) == 0.0:
         return percentiles(known, alpha=alpha)
-    acceleration = float((away**3).sum()) / (6 * spread**1.5)
     below = (known < estimate).mean() + 0.5 * (known == estimate).mean()
     bias = norm.ppf(np.clip(below, 1 / (len(known) + 1), len(known) / (len(known) + 1)))
     shifted = bias + norm.ppf([alpha, 1 - alpha])
-    levels = norm.cdf(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-6))
+    levels = norm.cdf(bias + shifted / np.maximum(1 - skewed * shifted, 1e-6))
     lower, upper = np.quantile(known, levels)
     return float(lower), float(upper)
+
+
+def acceleration(left_out: Floats) -> float | None:
+    """A sixth of the skewness of a statistic, from its values without each group (Efron 1987, equation 7.3); None
+    where every group says the same."""
+    away = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
+    spread = float((away**2).sum())
+    return None if spread == 0.0 else float((away**3).sum()) / (6 * spread**1.5)

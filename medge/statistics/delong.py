@@ -27,7 +27,7 @@ class PairedAuc:
     """AUC of a and b, difference b - a, its variance, and one-sided bounds at level alpha each.
 
     `degenerate`: both separate the classes wholly, so that no variance is seen, yet rank differently; see `_reach`.
-    The clustered bounds and variance are those of `clustered_bounds`.
+    The clustered bounds, variance and skewness are those of `clustered_bounds`.
     """
 
     a: float
@@ -43,6 +43,7 @@ class PairedAuc:
     clustered_lower: float
     clustered_upper: float
     clustered_variance: float
+    clustered_skewness: float
 
 
 def paired_auc(
@@ -74,10 +75,10 @@ def paired_macro_auc(
     degenerate = variance < _ZERO and separated and not same_ranks
     smaller_class = int(np.minimum(targets.sum(axis=0), (~targets).sum(axis=0)).min())
     reach = _reach(0.0 if variance < _ZERO else variance, smaller_class, alpha, degenerate=degenerate)
-    clustered = (b - a - reach, b - a + reach, variance)
+    clustered = (b - a - reach, b - a + reach, variance, 0.0)
     if degenerate and index is not None:
         reach_of_groups = _reach(0.0, _fewest_groups(targets, index), alpha, degenerate=True)
-        clustered = (b - a - reach_of_groups, b - a + reach_of_groups, variance)
+        clustered = (b - a - reach_of_groups, b - a + reach_of_groups, variance, 0.0)
     elif variance >= _ZERO:
         clustered = clustered_bounds(b - a, difference, index, alpha=alpha)
     return PairedAuc(
@@ -94,13 +95,14 @@ def paired_macro_auc(
         clustered_lower=max(-1.0, clustered[0]),
         clustered_upper=min(1.0, clustered[1]),
         clustered_variance=clustered[2],
+        clustered_skewness=clustered[3],
     )
 
 
 def clustered_bounds(
     estimate: float, influence: Floats, index: Ints | None, *, alpha: float
-) -> tuple[float, float, float]:
-    """One-sided bounds of a difference of (mean) areas at level alpha each, and its variance, by group.
+) -> tuple[float, float, float, float]:
+    """One-sided bounds of a difference of (mean) areas at level alpha each, its variance and its skewness, by group.
 
     influence [N]: of each image, as `auc_with_influence` has it; index [N]: group numbers, None where
     every image is its own. The variance is the sum of squares of the groups' summed influence (Obuchowski 1997; its
@@ -119,13 +121,13 @@ def clustered_bounds(
         summed = summed * np.sqrt(groups / max(groups - 1, 1) * (images - 1) / images)
     variance = float(summed @ summed)
     if variance < _ZERO:
-        return estimate, estimate, 0.0
+        return estimate, estimate, 0.0, 0.0
     spread = float(np.sqrt(variance))
     share = summed / spread
     tilt = float((share**3).sum()) / 6
     quantile = z + (z**3 + z) / 4 * float((share**4).sum())
     lower, upper = estimate - spread * _johnson(quantile, tilt), estimate + spread * _johnson(quantile, -tilt)
-    return lower, upper, variance
+    return lower, upper, variance, 6 * tilt
 
 
 def _johnson(quantile: float, tilt: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -89,6 +90,14 @@ def test_a_person_sees_every_check_and_the_notice(tmp_path: Path) -> None:
     assert "not a medical device" in done.stderr
 
 
+def contradicted(of: Predictions) -> Predictions:
+    """One more row of the sixth image, with another label."""
+    again = rows(of, [*range(len(of)), 5])
+    labels = again.labels.copy()
+    labels[-1] = 1 - labels[-1]
+    return dataclasses.replace(again, labels=labels)
+
+
 def broken(name: str) -> tuple[Predictions, Predictions]:
     good = table(60)
     engine = noisy(good, 0.1)
@@ -98,7 +107,7 @@ def broken(name: str) -> tuple[Predictions, Predictions]:
     return {
         "one class": (rows(good, healthy), rows(engine, healthy)),
         "nan": (good, dataclasses.replace(engine, logits=logits)),
-        "repeated": (rows(good, [*range(60), 5]), rows(engine, [*range(60), 5])),
+        "repeated": (contradicted(good), contradicted(engine)),
         "other images": (good, rows(engine, list(range(50)))),
         "no groups": (dataclasses.replace(good, group=("",) * 60), engine),
         "one group": (dataclasses.replace(good, group=("p",) * 60), dataclasses.replace(engine, group=("p",) * 60)),
@@ -110,8 +119,8 @@ def broken(name: str) -> tuple[Predictions, Predictions]:
     ("name", "message"),
     [
         ("one class", "class 1 has 0 of 30 images"),
-        ("nan", "not finite"),
-        ("repeated", "1 rows repeat an image"),
+        ("nan", "b.csv are not finite, first line 5, image"),
+        ("repeated", "line 7, image 000000000000; line 62, image 000000000000"),
         ("other images", "10 only in the float model's"),
         ("no groups", "have no group"),
         ("one group", "of one group"),
@@ -156,3 +165,44 @@ def test_words_that_do_not_fit_are_exit_2(tmp_path: Path, words: list[str], mess
     assert done.returncode == 2
     assert message in done.stderr
     assert "fix:" in done.stderr
+
+
+def test_rows_that_repeat_an_image_alike_count_once_and_are_told(tmp_path: Path) -> None:
+    good, engine = table(), noisy(table(), 0.05)
+    written(tmp_path, a=good, b=engine, c=rows(good, [*range(600), 5, 9]), d=rows(engine, [*range(600), 5, 9]))
+    once = document(cwd=tmp_path, code=0)
+    done = validate("--predictions", "c.csv", "d.csv", "--json", cwd=tmp_path)
+    twice = json.loads(done.stdout)
+    assert (once["repeated"], twice["repeated"]) == (0, 2)
+    assert {key: twice[key] for key in KEYS} == {key: once[key] for key in KEYS}
+    told = validate("--predictions", "c.csv", "d.csv", cwd=tmp_path).stderr
+    assert "2 rows repeat an image and count once" in told
+
+
+def test_one_file_for_both_models_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, a=table())
+    done = validate("--predictions", "a.csv", "./a.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "named twice" in done.stderr
+
+
+def test_what_was_judged_and_how_is_told(tmp_path: Path) -> None:
+    written(tmp_path, a=table(), b=noisy(table(), 0.05))
+    found = document("--set", "validate.threshold=sensitivity>=0.9", cwd=tmp_path, code=0)
+    assert found["images"] == {"class_0": 300, "class_1": 300}
+    assert found["groups"] == 300
+    assert found["protocol"]["threshold"] == "sensitivity>=0.9"
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.csv", "b.csv")]
+    assert [of["sha256"] for of in found["tables"]] == digests
+    told = validate("--predictions", "a.csv", "b.csv", "--set", "validate.threshold=sensitivity>=0.9", cwd=tmp_path)
+    for words in ("600 images", "sensitivity>=0.9", f"float {found['thresholds']['float']:.4f}"):
+        assert words in " ".join(told.stderr.split())
+
+
+def test_the_table_and_the_sentence_give_the_interval_that_decides(tmp_path: Path) -> None:
+    written(tmp_path, a=table(60), b=noisy(table(60), 0.2))
+    found = document(cwd=tmp_path, code=5)["auc"]
+    assert found["decided_lower"] < found["lower"]
+    told = validate("--predictions", "a.csv", "b.csv", cwd=tmp_path).stderr
+    assert f"[{found['decided_lower']:+.4f}, {found['decided_upper']:+.4f}]" in told
+    assert f"[{found['lower']:+.4f}, {found['upper']:+.4f}]" not in told

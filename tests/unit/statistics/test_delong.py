@@ -175,14 +175,15 @@ def test_influence_of_a_group_is_summed_before_it_is_squared():
 
 def test_johnsons_bounds_solve_the_modified_t_and_are_the_plain_ones_of_many_even_groups():
     influence = np.random.default_rng(7).exponential(size=400) - 1
-    lower, upper, variance = clustered_bounds(0.0, influence, None, alpha=0.05)
-    skewness, fourth = (influence**3).sum() / variance**1.5, (influence**4).sum() / variance**2
+    lower, upper, variance, skewness = clustered_bounds(0.0, influence, None, alpha=0.05)
+    assert skewness == pytest.approx((influence**3).sum() / variance**1.5)
+    fourth = (influence**4).sum() / variance**2
     z = norm.isf(0.05)
     for x, sign in ((-lower / np.sqrt(variance), 1), (upper / np.sqrt(variance), -1)):
         assert x + sign * skewness * (1 / 6 + x * x / 3) == pytest.approx(z + (z**3 + z) / 4 * fourth)
     even = np.tile([1.0, -1.0], 50_000)
     assert clustered_bounds(0.0, even, None, alpha=0.05)[0] == pytest.approx(-z * np.sqrt(100_000), rel=1e-4)
-    assert clustered_bounds(0.2, np.zeros(5), None, alpha=0.05) == (0.2, 0.2, 0.0)
+    assert clustered_bounds(0.2, np.zeros(5), None, alpha=0.05) == (0.2, 0.2, 0.0, 0.0)
 
 
 def test_with_two_alike_images_a_patient_the_bound_by_group_passes_no_more_often_than_alpha():

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from medge.statistics.intervals import tango
-from medge.statistics.samplesize import factor_for_difference, images_for_proportions
+from medge.statistics.samplesize import factor_for_difference, images_for_proportions, power_of_difference
 
 
 def test_without_a_discordant_pair_the_answer_is_where_the_interval_clears_the_margin():
@@ -37,3 +37,29 @@ def test_factor_scales_the_variance_to_eighty_percent_power():
     factor = factor_for_difference(0.02**2, 0.03, alpha=0.05)
     error = 0.02 / np.sqrt(factor)
     assert norm.sf(norm.isf(0.05) - 0.03 / error) == pytest.approx(0.8)
+
+
+def test_the_power_of_a_normal_bound_is_the_textbooks() -> None:
+    assert power_of_difference(1.6449 + 0.8416, 1.6449) == pytest.approx(0.8, abs=1e-4)
+    assert power_of_difference(0.0, 1.6449) == pytest.approx(0.05, abs=1e-4)
+
+
+def test_a_spread_that_grows_with_the_loss_needs_more_images() -> None:
+    plain = factor_for_difference(0.02**2, 0.03, alpha=0.05)
+    skewed = factor_for_difference(0.02**2, 0.03, alpha=0.05, reach=0.04, skewness=-0.5)
+    assert plain is not None
+    assert skewed is not None
+    assert skewed > plain > 1
+
+
+def test_a_skewed_mean_leaves_the_margin_as_often_as_predicted() -> None:
+    """Means of 50 negated exponentials by the plain bound: their spread grows with the loss."""
+    rng = np.random.default_rng(0)
+    n, distance, z = 50, 0.35, 1.6449
+    drawn = 1 - rng.exponential(size=(20_000, n))
+    passed = drawn.mean(axis=1) - z * drawn.std(axis=1, ddof=1) / np.sqrt(n) > -distance
+    skewness = -2 / np.sqrt(n)
+    seen, naive = passed.mean(), power_of_difference(distance * np.sqrt(n), z)
+    predicted = power_of_difference(distance * np.sqrt(n), z, skewness)
+    assert abs(seen - predicted) < 0.03
+    assert abs(seen - predicted) < abs(seen - naive)
