@@ -73,10 +73,21 @@ class Found:
 
 
 def is_reached(figures: Figures, section: Rollback, best_verdict: str) -> bool:
-    """Whether nothing is left to mend: the best verdict that these images allow, and no more flips than wanted."""
+    """Whether nothing has to be mended: the best verdict that these images allow, and no more flips than wanted."""
     wanted = section.flips if section.flips is not None else figures["flips"]["limit"]
+    return _is_best(figures, best_verdict) and bool(figures["flips"]["rate"] <= wanted)
+
+
+def _is_enough(figures: Figures, section: Rollback, best_verdict: str) -> bool:
+    """Whether a search may end: as `is_reached`, with half the flips of the gate's limit where none are named. An
+    engine flips others than the model it was compiled from: what just passes here fails there every other time."""
+    wanted = section.flips if section.flips is not None else figures["flips"]["limit"] / 2
+    return _is_best(figures, best_verdict) and bool(figures["flips"]["rate"] <= wanted)
+
+
+def _is_best(figures: Figures, best_verdict: str) -> bool:
     order = ("fail", "inconclusive", "pass")
-    return order.index(figures["verdict"]) >= order.index(best_verdict) and figures["flips"]["rate"] <= wanted
+    return order.index(figures["verdict"]) >= order.index(best_verdict)
 
 
 def search(asked: Asked, section: Rollback, folder: Path) -> Found:
@@ -225,7 +236,7 @@ class _Search:
         stopped = self._push(split(layers))
         while not stopped:
             now = self.states[-1]
-            if self._is_reached(now):
+            if _is_enough(now.figures, self.section, self.asked.best_verdict):
                 stopped = "the gate would pass"
             elif not self.heap:
                 stopped = "no other layer helps"

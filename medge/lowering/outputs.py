@@ -34,13 +34,14 @@ def quantise_outputs(net: Net, images: Iterable[Array] | None) -> None:
     """A uint8 pair at the output of every quantised convolution (behind its ReLU) that has none, and of the sigmoids
     and squeeze poolings that then read quantised values. Ranges are those on `images`, uint8 [height, width, 3].
 
-    A convolution whose output is a graph output's only source stays as it is. Raises DataError where images are
-    needed and there are none.
+    A convolution whose output is a graph output's only source stays as it is, and so does one that a layer in float
+    reads: somebody left that layer in float, mostly for the sake of its input, and eight bits there would undo it; the
+    convolution runs in float then. Raises DataError where images are needed and there are none.
     """
-    convolutions = [layer.node for layer in quantised_layers(net) if layer.node.op_type == "Conv"]
-    bare = [
-        name for name in map(_fused_output, [net] * len(convolutions), convolutions) if not _is_quantised(net, name)
-    ]
+    layers = [layer.node for layer in quantised_layers(net)]
+    in_integers = {node.name for node in layers}
+    outputs = [_fused_output(net, node) for node in layers if node.op_type == "Conv"]
+    bare = [name for name in outputs if not _is_quantised(net, name) and not _feeds_float(net, name, in_integers)]
     pooled = [node.output[0] for node in _squeezes(net)]
     for name, (low, high) in _ranges(net, [*bare, *pooled], images).items():
         insert_pair(net, name, low=low, high=high)
@@ -57,6 +58,15 @@ def _fused_output(net: Net, convolution: Node) -> str:
     if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and name not in net.outputs:
         return str(readers[0].output[0])
     return name
+
+
+def _feeds_float(net: Net, tensor: str, in_integers: set[str]) -> bool:
+    """Whether a layer with weights in float reads a tensor, itself or past what only moves its values."""
+    readers = net.consumers(tensor)
+    if any(reader.op_type in ("Conv", "Gemm") and reader.name not in in_integers for reader in readers):
+        return True
+    passing = [reader for reader in readers if reader.op_type in (*_PASSING, "Pad", "Clip", "Relu")]
+    return any(_feeds_float(net, reader.output[0], in_integers) for reader in passing)
 
 
 def _is_quantised(net: Net, tensor: str) -> bool:

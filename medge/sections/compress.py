@@ -39,11 +39,12 @@ def step_from_shorthand(value: Any) -> Any:
 
 
 class Rollback(Section):
-    """Which layers of a quantised model go back to float where its gate does not pass, and what the search may cost.
+    """Which layers of a quantised model go back to float where no chain passes its gate, and what the search may cost.
 
     trials, minutes: the budget of each chain; about one trial for each part of the network, then a few for each layer
     that goes back. images: validation images of a trial of one part (the gate is tried on all of them). flips: go on
-    until no larger share of decisions flips; none: the gate's limit. `rollback: null` leaves every layer quantised.
+    until no larger share of decisions flips, also where the gate passes; none: half of the gate's limit, once a gate
+    has not passed, for an engine flips others than the model it is made from. `rollback: null` leaves all quantised.
     """
 
     trials: Annotated[int, Field(ge=1)] = 60
@@ -53,7 +54,7 @@ class Rollback(Section):
 
 
 class Variant(Section):
-    """Chains to try in order: the first one whose gate passes is kept, else the last one."""
+    """Chains to try in order, then again with a rollback: the first one whose gate passes is kept, else the last."""
 
     first_passing: tuple[tuple[Step, ...], ...]
     rollback: Rollback | None = Rollback()

@@ -115,19 +115,22 @@ def _variant(
 ) -> CompressedVariant:
     """Tries the variant's chains in order and keeps the first that passes the gate, else the last.
 
+    Where none passes as it is, they are mended by a rollback, again in order: a chain that somebody wrote down to be
+    tried is worth more than a layer found on some hundred images.
     works: the folders of the only chain's checkpoints where they are elsewhere; log: what was known before.
     """
     folder = bench.work / name
     if (folder / "variant.json").is_file():
         return load(folder)
     tried: list[str] = list(log)
-    for k, chain in enumerate(variant.first_passing):
-        place = bench.work / "scratch" / name / str(k)
+    for k, section in _order(variant):
+        chain = variant.first_passing[k]
+        place = bench.work / "scratch" / name / (str(k) if section is None else f"{k}-rollback")
         folders = works or _works(bench.work / "scratch" / name, variant, k)
-        attempt = _attempt(bench, name, chain, place, folders, variant.rollback)
+        attempt = _attempt(bench, name, chain, place, folders, section)
         tried += attempt.log
         console.say(f"{name}: {attempt.log[-1]}".replace("[", r"\["))
-        if attempt.verdict == "pass" or k == len(variant.first_passing) - 1:
+        if attempt.verdict == "pass" and _flips_enough(attempt.gate, variant.rollback):
             break
     why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate and it is the last"
     kept = CompressedVariant(
@@ -140,6 +143,23 @@ def _variant(
     save(kept, aside)
     os.replace(aside, folder)
     return kept
+
+
+def _order(variant: Variant) -> list[tuple[int, Rollback | None]]:
+    """The chains to try: each as it is, then those that quantise again with a rollback. One alone is mended at once."""
+    chains_of, section = variant.first_passing, variant.rollback
+    plain: list[tuple[int, Rollback | None]] = [(k, None) for k in range(len(chains_of))]
+    if section is None:
+        return plain
+    if len(chains_of) == 1:
+        return [(0, section)]
+    names = [[step.compressor for step in chain] for chain in chains_of]
+    return plain + [(k, section) for k in range(len(chains_of)) if chains.quantises(names[k])]
+
+
+def _flips_enough(figures: dict[str, Any], section: Rollback | None) -> bool:
+    """Whether no more decisions flip than the recipe's rollback asks for, where it does."""
+    return section is None or section.flips is None or figures["flips"]["rate"] <= section.flips
 
 
 def _works(place: Path, variant: Variant, k: int) -> list[Path]:

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from medge.backends import onnxruntime as ort_backend
 from medge.backends import tensorrt as tensorrt_backend
 from medge.errors import DataError, ToolError
-from medge.lowering.net import load, save
+from medge.lowering.net import Net, load, save
 from medge.onnx_lint import lint
 from medge.onnx_lowering import lower
 from medge.protocols import QuantRules
@@ -177,6 +177,35 @@ def test_quantised_biases_become_float_for_tensorrt(tmp_path: Path) -> None:
     assert any("bias is quantised" in problem for problem in lint(with_int32, TENSORRT))
     lower(with_int32, tmp_path / "signed.onnx", TENSORRT)
     assert lint(tmp_path / "signed.onnx", TENSORRT) == []
+
+
+def test_what_a_layer_in_float_reads_is_not_quantised_again(tmp_path: Path) -> None:
+    """NNCF leaves an ignored layer in float with its input; a pair there would cost what it was ignored for."""
+    source = nets.write_net(tmp_path / "source.onnx", ["conv", "conv", "conv"], quantised=True, signed=False, seed=3)
+    net = load(source)
+    second = net.of_type("Conv")[1]
+    for name in list(second.input[:2]):  # both its pairs go
+        dequantize = net.producer(name)
+        quantize = net.producer(dequantize.input[0])
+        if quantize is None:
+            second.input[1] = net.constant("float_weight", dequantised(net, dequantize))
+        else:
+            second.input[0] = quantize.input[0]
+    save(net, source)
+    read = load(lowered(source, ORT))
+    readers = [node for node in read.of_type("Conv") if read.value(node.input[1]) is not None]
+    assert len(readers) == 1
+    assert read.producer(readers[0].input[0]).op_type != "DequantizeLinear"
+    pictures = nets.images(3, size=16, seed=3)
+    expected, found = nets.run_plainly(source, pictures), nets.run_plainly(lowered(source, ORT), pictures)
+    assert distance(expected[1], found[1]) < 0.05
+
+
+def dequantised(net: Net, node: onnx.NodeProto) -> NDArray[np.float32]:
+    """The float weights of a DequantizeLinear of constants, per channel or not."""
+    values, scale, zero = (net.constants[name] for name in node.input)
+    shape = (-1, *[1] * (values.ndim - 1)) if scale.size > 1 else ()
+    return ((values.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)).astype(np.float32)
 
 
 def test_ranges_come_from_images_and_without_any_it_says_so(tmp_path: Path) -> None:
