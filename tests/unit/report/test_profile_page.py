@@ -39,7 +39,7 @@ def measured(run: Path, folder: Path, raw: dict[str, Any], **more: Any) -> Found
     found = gather(run)
     p50 = {name: one["p50_ms"] for name, one in found.latency["engines"].items()}
     others = scenario_results.summarise(raw, p50, seed=0)
-    stability = scenario_results.stability(found.latency["aa_control"], others, [])
+    stability = scenario_results.stability(found.latency["aa_control"], others, [], engines={})
     (folder / "raw").mkdir(parents=True)
     outputs = []
     for name, values in raw.items():
