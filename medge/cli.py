@@ -171,7 +171,13 @@ def profile(
     ] = True,
     scenario: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="steady (always), sporadic, cold or soak; may be repeated."),
+        typer.Option(metavar="NAME", help="steady (always), sporadic, cold, soak or sweep; may be repeated."),
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Sweep: so many images at once; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Sweep: so many threads; may be repeated.")
     ] = None,
     power_mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
@@ -198,6 +204,8 @@ def profile(
         power_mode=power_mode,
         lock_clocks=lock_clocks,
         estimate=estimate,
+        batch_sizes=batch_size,
+        threads=threads,
     )
     folder, recipe = commands.start(None, name, settings or [], options=changes)
     if export is not None:

@@ -25,16 +25,20 @@ _ENOUGH_BLOCKS = 50  # of a soak: five to each tenth
 
 
 def summarise(raw: Mapping[str, Any], steady_p50_ms: Mapping[str, float], *, seed: int) -> dict[str, Any]:
-    """`scenarios` of latency.json: {scenario: {settings, engines, failures}}. `raw`: what `scenarios.run` returned."""
+    """`scenarios` of latency.json: {scenario: {settings, engines, failures}}, of a sweep also `rows`. `raw`: what
+    `scenarios.run` returned."""
     found: dict[str, Any] = {}
     for name, measured in raw.items():
+        rows = {"rows": [_swept(row) for row in measured["rows"]]} if name == "sweep" else {}
         if name == "sporadic":
             engines = {key: _sporadic(wall, steady_p50_ms.get(key)) for key, wall in measured["wall_ns"].items()}
         elif name == "cold":
             engines = {key: _cold(one) for key, one in measured["engines"].items()}
+        elif name == "sweep":
+            engines = {}
         else:
             engines = {key: _soak(one, seed=seed) for key, one in measured["engines"].items()}
-        found[name] = {"settings": measured["settings"], "engines": engines, "failures": measured["failures"]}
+        found[name] = {"settings": measured["settings"], "engines": engines, **rows, "failures": measured["failures"]}
     return found
 
 
@@ -85,6 +89,18 @@ def _spread(engines: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _percentiles(wall_ns: Sequence[int]) -> dict[str, Any]:
     latency = to_json(latency_of(wall_ns, first_inference_ms=0.0, peak_memory_mb=None))
     return {key: latency[key] for key in _PERCENTILES}
+
+
+def _swept(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a sweep: milliseconds of a call, which answers a whole batch, and images a second over all calls."""
+    found = {key: row[key] for key in ("engine", "batch_size", "threads", "refused")}
+    wall = row["wall_ns"]
+    if not wall:
+        return {**found, "calls": 0, "p50_ms": None, "p90_ms": None, "images_per_second": None}
+    figures = _percentiles(wall)
+    rate = row["batch_size"] * len(wall) / (sum(wall) / 1e9)
+    return {**found, "calls": len(wall), "p50_ms": figures["p50_ms"], "p90_ms": figures["p90_ms"],
+            "images_per_second": round(rate, 2)}  # fmt: skip
 
 
 def _sporadic(wall_ns: Sequence[int], steady_p50_ms: float | None) -> dict[str, Any]:
