@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from medge.errors import IntegrityError, RecipeError
 from medge.job import run as job_run
 from medge.job.spec import seal_of
 from medge.records import read_json
+from medge.sections import ProfileSection, Sweep
 from medge.stages import profile
 from medge.workspace import Stage
 from tests import remote_run
 from tests.remote_run import SECTION
 
 CART = Device("cart7", "linux", "")
+SAID: dict[Path, list[str]] = {}  # on stderr, by the folder of the stick
 
 
 @pytest.fixture
@@ -36,11 +39,11 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
     return remote_run.write_inputs(tmp_path / "run")
 
 
-def exported(tmp_path: Path, inputs: dict[str, Stage]) -> Path:
+def exported(tmp_path: Path, inputs: dict[str, Stage], section: ProfileSection = SECTION) -> Path:
     """The job's zip, unpacked on the stick."""
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
-    made = remote_profile.make(SECTION, inputs, scratch, device=CART, seed=0)
+    made = remote_profile.make(section, inputs, scratch, device=CART, seed=0)
     offline.export(made, tmp_path / "job.zip", tmp_path / "run")
     with zipfile.ZipFile(tmp_path / "job.zip") as archive:
         archive.extractall(tmp_path / "stick")
@@ -54,6 +57,7 @@ def done(stick: Path) -> Path:
         [sys.executable, "-I", "job.pyz"], cwd=stick, env=environment, capture_output=True, text=True, timeout=100
     )
     assert ran.returncode == 0, ran.stderr
+    SAID[stick] = ran.stderr.splitlines()
     return stick / "result.zip"
 
 
@@ -104,6 +108,29 @@ def test_what_was_measured_on_a_stick_becomes_the_profile_stage(
     receipt = read_json(tmp_path / "work/receipts/int8__sleeper-int8.json")
     assert (receipt["device"], receipt["selftest"]["verdict"]) == ("cart7", "pass")
     assert profile.fingerprint(section) == profile.fingerprint(section)
+
+
+def test_where_nobody_watches_a_job_says_one_line_an_engine(brought: tuple[Path, Path]) -> None:
+    lines = SAID[brought[1].parent]
+    assert len(lines) == len(remote_run.ENGINES)
+    for number, (line, name) in enumerate(zip(lines, remote_run.ENGINES, strict=True), start=1):
+        assert re.fullmatch(rf"engine {number} of 2: {name}, \d+ s so far, about \d+ s left", line), line
+
+
+def test_a_sweep_on_a_stick_comes_home_with_its_rows(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    remote_run.write_engine(tmp_path / "run/4-compile", "int8/sleeper-int8", {"milliseconds": 1, "largest_batch": 4})
+    section = SECTION.model_copy(
+        update={"scenarios": ("steady", "sweep"), "sweep": Sweep(batch_sizes=(1, 4), threads=(1,), blocks=3)}
+    )
+    result = done(exported(tmp_path, inputs, section))
+    copy, _ = offline.keep(result, tmp_path / "run")
+    (tmp_path / "work").mkdir()
+    profile.run(section.model_copy(update={"result": str(copy)}), inputs, tmp_path / "work", 0)
+    report = read_json(tmp_path / "work/latency.json")
+    found = {(row["engine"], row["batch_size"]): row for row in report["scenarios"]["sweep"]["rows"]}
+    assert found["int8/sleeper-int8", 4]["calls"] == 15
+    assert "cannot take 4 images" in found["float/sleeper-float32", 4]["refused"]
+    assert found["float/sleeper-float32", 1]["refused"] is None
 
 
 def with_a_slow_fifth(one: dict[str, Any]) -> None:
