@@ -21,6 +21,8 @@ OUTPUTS = ("logits", "features")
 
 Array = Any
 
+_REASON = 160  # characters of an engine's own words that go into a row of a table
+
 
 def check_precision(backend: str, precision: str, known: Sequence[str]) -> None:
     """Raises RecipeError for a precision that is neither among `known` (a backend's PRECISIONS) nor int8."""
@@ -55,7 +57,9 @@ def check_ports(
 
 def refuse_batch(size: int, why: str) -> ToolError:
     """What a backend raises for an engine that cannot take so many images at once."""
-    return ToolError(f"it cannot take {size} images at once: {why}", fix="Measure it with batch size 1.")
+    reason = why.strip().rstrip(".")
+    reason = reason if len(reason) <= _REASON else "... " + reason[-_REASON:]  # what is wrong comes last
+    return ToolError(f"it cannot take {size} images at once: {reason}", fix="Measure it with batch size 1.")
 
 
 def check_image(images: Array, shape: Tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from medge.backends import onnxruntime, openvino
 from medge.backends._onnx_batch import with_batch_size
 from medge.errors import ToolError
+from medge.onnx_lowering import lower
 from tests import nets
 
 BACKENDS = [onnxruntime, openvino]
@@ -33,6 +34,18 @@ def test_a_batch_is_answered_as_its_images_are_one_by_one(tmp_path: Path, backen
     np.testing.assert_allclose(logits, np.concatenate([single[0] for single in singles]), atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(features, np.concatenate([single[1] for single in singles]), atol=1e-3, rtol=1e-3)
     assert {name: (tmp_path / "engine" / name).read_bytes() for name in files} == before
+
+
+def test_an_int8_graph_lowered_for_onnx_runtime_takes_a_batch_too(tmp_path: Path) -> None:
+    source = nets.write_net(tmp_path / "net.onnx", ["linear", "relu6"], quantised=True)
+    lower(source, tmp_path / "lowered.onnx", onnxruntime.QUANT, calibration_images=nets.images(4, size=16))
+    assert any(node.name.startswith("rows") for node in onnx.load(str(tmp_path / "lowered.onnx")).graph.node)
+    files = onnxruntime.build(tmp_path / "lowered.onnx", tmp_path / "engine", precision="int8")
+    how: dict[str, Any] = {"precision": "int8", "threads": 1}
+    images = nets.images(4, size=16, seed=5)
+    logits, _ = onnxruntime.start_batch(tmp_path / "engine", files, **how, batch_size=4).run(images)
+    one = onnxruntime.start(tmp_path / "engine", files, **how)
+    np.testing.assert_allclose(logits, np.concatenate([one.run(images[k : k + 1])[0] for k in range(4)]), atol=1e-4)
 
 
 def made_for_one(path: Path, op: str) -> Path:
