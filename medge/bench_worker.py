@@ -63,8 +63,9 @@ class BenchWorker:
     ) -> None:
         self.close()
 
-    def load(self, engine: Engine, folder: Path, *, images: Path, threads: int) -> dict[str, Any]:
-        """Loads and runs once. Sets `cold_start_ms`: from the start of the process to its first answer."""
+    def load(self, engine: Engine, folder: Path, *, images: Path, threads: int, batch_size: int = 1) -> dict[str, Any]:
+        """Loads and runs once, `batch_size` images at a time. Sets `cold_start_ms`: from the start of the process to
+        its first answer."""
         answer = self.ask(
             {
                 "command": "load",
@@ -74,6 +75,7 @@ class BenchWorker:
                 "files": [file.path for file in engine.files],
                 "images": str(images.resolve()),
                 "threads": threads,
+                "batch_size": batch_size,
             },
             seconds=_LOAD_SECONDS,
         )

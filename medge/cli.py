@@ -87,7 +87,7 @@ def finetune(
     changes = [
         f"finetune.{key}={value}" for key, value in (("model", model), ("weights", weights)) if value is not None
     ]
-    folder, recipe = commands.start(data, name, [*changes, *(settings or [])])
+    folder, recipe = commands.start(data, name, settings or [], options=changes)
     finish(commands.run_stages(folder, recipe, ("data", "finetune")), json)
 
 
@@ -113,8 +113,8 @@ def compress(
     from medge import commands
 
     changes = commands.variant_settings(int8=int8, prune=prune, distill=distill)
-    changes += commands.search_settings(search=search, minutes=minutes, trials=trials)
-    _continue("compress", name, [*changes, *(settings or [])], json, commands)
+    changes += commands.search_settings(search=search, minutes=minutes, trials=trials, chain=changes)
+    _continue("compress", name, settings, json, commands, options=changes)
 
 
 @app.command("compile")
@@ -170,7 +170,14 @@ def profile(
         typer.Option("--cache/--no-cache", help="Engines may stay on the device; or nothing may."),
     ] = True,
     scenario: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="steady (always), sporadic, cold or soak; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="steady (always), sporadic, cold, soak or sweep; may be repeated."),
+    ] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Sweep: so many images at once; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Sweep: so many threads; may be repeated.")
     ] = None,
     power_mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
@@ -192,9 +199,15 @@ def profile(
     profile_commands.refuse_unclear(device, export=export, import_=import_)
     changes = profile_commands.settings_of(device, data_on_device, cache=cache)
     changes += measured.profile_settings(
-        device=None, scenarios=scenario, power_mode=power_mode, lock_clocks=lock_clocks, estimate=estimate
+        device=None,
+        scenarios=scenario,
+        power_mode=power_mode,
+        lock_clocks=lock_clocks,
+        estimate=estimate,
+        batch_sizes=batch_size,
+        threads=threads,
     )
-    folder, recipe = commands.start(None, name, [*changes, *(settings or [])])
+    folder, recipe = commands.start(None, name, settings or [], options=changes)
     if export is not None:
         finish(profile_commands.export_job(folder, recipe, export), json)
     elif import_ is not None:
@@ -217,7 +230,7 @@ def select(
     from medge import commands
 
     changes = [f"select.{key}={value}" for key, value in (("engine", engine), ("prefer", prefer)) if value is not None]
-    _continue("select", name, [*changes, *(settings or [])], json, commands)
+    _continue("select", name, settings, json, commands, options=changes)
 
 
 @app.command()
@@ -241,7 +254,7 @@ def package(
     from medge import commands
 
     changes = [f"package.device={device}"] if device else []
-    _continue("package", name, [*changes, *(settings or [])], json, commands)
+    _continue("package", name, settings, json, commands, options=changes)
 
 
 @app.command()
@@ -275,8 +288,16 @@ def inspect(
     finish(commands.inspect(path, settings or []), json)
 
 
-def _continue(stage: str, name: str | None, settings: Sequence[str] | None, json: bool, commands: Any) -> None:
-    folder, recipe = commands.start(None, name, settings or [])
+def _continue(
+    stage: str,
+    name: str | None,
+    settings: Sequence[str] | None,
+    json: bool,
+    commands: Any,
+    *,
+    options: Sequence[str] = (),
+) -> None:
+    folder, recipe = commands.start(None, name, settings or [], options=options)
     finish(commands.run_stages(folder, recipe, (stage,)), json)
 
 

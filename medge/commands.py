@@ -38,19 +38,25 @@ class Outcome:
 def run_recipe(path: Path, settings: Sequence[str], *, name: str | None) -> Outcome:
     """Every stage of a recipe in `runs/<name>`, the recipe's name if None."""
     recipe = load(path, settings)
-    return run_stages(workspace.run_folder(_checked(name or recipe.name)), recipe, workspace.STAGES)
+    return run_stages(workspace.run_folder(_checked(name or recipe.name)), recipe, workspace.STAGES, origin=path)
 
 
-def start(data: Path | None, name: str | None, settings: Sequence[str]) -> tuple[Path, Recipe]:
-    """The run a command continues, with its recipe changed; with `data` a run of that folder, made if need be."""
+def start(
+    data: Path | None, name: str | None, settings: Sequence[str], *, options: Sequence[str] = ()
+) -> tuple[Path, Recipe]:
+    """The run a command continues, with its recipe changed by what its options stand for and by --set; with `data` a
+    run of that folder, made if need be."""
     if data is None:
         folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
-        return folder, load(folder / "recipe.yaml", settings)
+        return folder, load(folder / "recipe.yaml", settings, options=options)
     run = _checked(name or data.resolve().name)
     old = workspace.RUNS / run / "recipe.yaml"
     value: dict[str, Any] = yaml.safe_load(old.read_text(encoding="utf-8")) if old.is_file() else {"name": run}
     value["data"] = {**value.get("data", {}), **data_keys(data, settings)}
-    recipe = parse(with_settings(value, settings), origin="the command line")
+    changed = with_settings(value, [*options, *settings])
+    recipe = parse(
+        changed, origin=str(old) if old.is_file() else "The command line", options=options, settings=settings
+    )
     return workspace.run_folder(run), recipe
 
 
@@ -70,8 +76,15 @@ def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[
     return [f"compress.variants={text.strip()}"]
 
 
-def search_settings(*, search: bool, minutes: float | None, trials: int | None) -> list[str]:
-    """The settings of `medge compress --search`, with the budget that was named. Raises RecipeError for one without."""
+def search_settings(*, search: bool, minutes: float | None, trials: int | None, chain: Sequence[str] = ()) -> list[str]:
+    """The settings of `medge compress --search`, with the budget that was named. Raises RecipeError for a budget
+    without a search, and for a search beside a `chain` (what `variant_settings` gave)."""
+    if search and chain:
+        raise RecipeError(
+            "--search finds the chain, and --prune, --distill and --int8 name one: together they are two commands.",
+            fix="First the chain, e.g. medge compress --int8; then medge compress --search, whose best becomes the "
+            "variant 'search' beside it.",
+        )
     if not search:
         if minutes is not None or trials is not None:
             raise RecipeError("--minutes and --trials are the budget of a search.", fix="Add --search.")
@@ -81,12 +94,14 @@ def search_settings(*, search: bool, minutes: float | None, trials: int | None) 
     )
 
 
-def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str]) -> Outcome:
-    """Runs stages, writes the report whatever the verdicts, and says what came of it."""
+def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str], *, origin: Path | None = None) -> Outcome:
+    """Runs stages, writes the report whatever the verdicts, and says what came of it. origin: the file that the recipe
+    was read from, where that is not the run's own."""
     from medge import report
 
     if "profile" in stages:
-        device_book.find(recipe.profile.device)  # a name that nobody knows is said before hours of work
+        asked = folder / "recipe.yaml" if origin is None else origin
+        device_book.find_for(recipe.profile.device, asked)  # a name that nobody knows is said before hours of work
     done = pipeline.run(recipe, folder, stages=stages)
     page = report.write(folder)
     last = list(done.values())[-1]
@@ -117,7 +132,7 @@ def judge_tables(
             f"--set {strangers[0]} changes nothing here: two tables are judged by the recipe's validate section alone.",
             fix="Set keys of validate, e.g. --set validate.margins.flips=0.01",
         )
-    recipe = parse(with_settings({}, settings), origin="the command line")
+    recipe = parse(with_settings({}, settings), origin="the command line", settings=settings)
     from medge import trial
 
     found = trial.trial_of_files(*tables, fitted_on=fitted_on, section=recipe.validate_, seed=recipe.seed)
@@ -166,7 +181,8 @@ def compare(names: Sequence[str]) -> Outcome:
 
 def inspect(path: Path, settings: Sequence[str]) -> Outcome:
     """What `medge data inspect` finds in a folder."""
-    recipe = parse(with_settings({"data": data_keys(path, settings)}, settings), origin="the command line")
+    changed = with_settings({"data": data_keys(path, settings)}, settings)
+    recipe = parse(changed, origin="the command line", settings=settings)
     from medge.data.inspect import inspect as look
     from medge.data.inspect import show
 

@@ -18,7 +18,8 @@ from medge.errors import IntegrityError, MedgeError, MissingError, RecipeError
 from medge.records import from_json, read_json, write_json
 
 __all__ = [
-    "LOCAL", "Device", "add", "devices", "find", "kinds", "parse_url", "path", "refuse_unfit", "remember", "remove",
+    "LOCAL", "Device", "add", "devices", "find", "find_for", "kinds", "parse_url", "path", "refuse_unfit", "remember",
+    "remove",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -100,6 +101,32 @@ def find(word: str) -> Device:
         return of_kind[0]
     names = [LOCAL.name, *(device.name for device in known)]
     raise MissingError(f"There is no device '{word}'.", fix=f"{plugins.nearest(word, names)} {_ADD}")
+
+
+def find_for(word: str, recipe: Path) -> Device:
+    """As `find`; where nobody knows the device and the recipe in that file is what asks for it, the error says so."""
+    try:
+        return find(word)
+    except MissingError as error:
+        if not _asks_for(recipe, word):
+            raise
+        raise MissingError(
+            f"{error.message} {recipe} asks for it (profile.device), since a --device once named it or it was written "
+            "there.",
+            fix="Ask for another: medge profile --device local, or --set profile.device=local with any command; or "
+            f"record it again: medge devices add {word} ssh://user@host --kind KIND.",
+        ) from error
+
+
+def _asks_for(recipe: Path, word: str) -> bool:
+    import yaml
+
+    try:
+        value = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    section = value.get("profile") if isinstance(value, dict) else None
+    return isinstance(section, dict) and section.get("device") == word
 
 
 def add(device: Device) -> None:

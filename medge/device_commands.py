@@ -19,9 +19,7 @@ __all__ = ["add", "clean", "doctor", "list_devices", "remove"]
 
 def add(device: Device, url: str | None, *, accept: bool, ask: Callable[[str], bool], offline: bool = False) -> Outcome:
     """Records a device and the key of its host, once somebody has looked at the fingerprint. Raises MedgeError."""
-    if offline == (url is not None):
-        raise RecipeError("A device has an address, or --offline says that it has none.",
-                          fix=f"medge devices add {device.name} ssh://user@host --kind {device.kind}")  # fmt: skip
+    _refuse_unclear(device, url, offline=offline)
     if url is None:
         device_book.add(device)
         return _shown(device, f"{device.name} is recorded, without a network: medge profile --device {device.name} "
@@ -50,9 +48,7 @@ def list_devices() -> Outcome:
 
 def doctor(name: str) -> Outcome:
     """Every check of a device; exit 3 where one is not well."""
-    device = device_book.find(name)
-    if device.name == device_book.LOCAL.name:
-        raise RecipeError("'local' is this machine: nothing stands between.", fix="Name a device of the book.")
+    device = _elsewhere(name, "doctor")
     from medge.doctor import examine
 
     checks = examine(device)
@@ -71,12 +67,14 @@ def doctor(name: str) -> Outcome:
 
 def remove(name: str) -> Outcome:
     """Forgets a device. What it keeps of medge stays there: `clean` first."""
+    if name == device_book.LOCAL.name:
+        raise RecipeError("'local' is this machine: it is always there, and not in the book.", fix=_others("remove"))
     return _shown(device_book.remove(name), f"{name} is forgotten.")
 
 
 def clean(name: str) -> Outcome:
     """Removes the folder of kept engines on a device; refused while a job runs there."""
-    device = device_book.find(name)
+    device = _elsewhere(name, "clean")
     from medge.conversation import connected
 
     with connected(device) as agent:
@@ -84,6 +82,47 @@ def clean(name: str) -> Outcome:
     document = {"device": device.name, "folder": root, "removed": removed, "notice": NOTICE}
     said = f"{root} is gone from {device.name}." if removed else f"{device.name} has nothing of medge."
     return Outcome(document, lambda: console.stderr.print(said, markup=False))
+
+
+def _refuse_unclear(device: Device, url: str | None, *, offline: bool) -> None:
+    """Raises RecipeError for a device with neither an address nor --offline, or with both."""
+    bare = f"medge devices add {device.name}"
+    if offline and url is not None:
+        raise RecipeError(
+            f"--offline says that {device.name} has no network, and {url} is an address in one.",
+            fix=f"With the address: {bare} {url} --kind {device.kind}; without: {bare} --offline --kind {device.kind}",
+        )
+    if not offline and url is None:
+        raise RecipeError(
+            f"No address of {device.name} was given.",
+            fix=f"{bare} ssh://user@host --kind {device.kind}; of a machine without a network: "
+            f"{bare} --offline --kind {device.kind}",
+        )
+
+
+_LOCAL_INSTEAD = {
+    "doctor": "'local' is this machine: there is no link to it that could be ill.",
+    "clean": "'local' is this machine: engines stay in the run's own folder, and no job left any beside it.",
+}
+
+
+def _elsewhere(name: str, command: str) -> Device:
+    """A device of the book. Raises RecipeError for `local`, with what helps instead; what `find` raises."""
+    device = device_book.find(name)
+    if device.name == device_book.LOCAL.name:
+        here = "Measure here: medge profile --device local, which names what a backend lacks. "
+        raise RecipeError(_LOCAL_INSTEAD[command], fix=(here if command == "doctor" else "") + _others(command))
+    return device
+
+
+def _others(command: str) -> str:
+    """The same command for a device that it can be about; how to add one where there is none."""
+    known = [device.name for device in device_book.devices()]
+    if not known:
+        return "The book holds no other machine; medge devices add NAME ssh://user@host --kind KIND records one."
+    return f"Another machine: medge devices {command} {known[0]}" + (
+        f" (or {', '.join(known[1:])})" if known[1:] else ""
+    )
 
 
 def is_terminal() -> bool:

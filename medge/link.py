@@ -22,7 +22,7 @@ from medge.errors import MedgeError, MissingError
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["HostKey", "Link", "LinkCut", "Unreachable", "host_key", "refuse_missing_package"]
+__all__ = ["HostKey", "Link", "LinkCut", "NoLogin", "Unreachable", "host_key", "refuse_missing_package"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,10 @@ class LinkCut(MissingError):
 
 class Unreachable(MissingError):
     """Nobody answers at that address just now."""
+
+
+class NoLogin(Unreachable):
+    """Somebody answered and hung up before the login: a busy server does so now and then, another one always."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,13 @@ class Link:
         self.device = device
         self._loop = _Loop()
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
+        self._logged_in = False
         try:
             self._connection: asyncssh.SSHClientConnection = self._do(_connect(device), CONNECT_SECONDS + 10)
         except BaseException:
             self._loop.stop()
             raise
+        self._logged_in = True
 
     def __enter__(self) -> Link:
         return self
@@ -135,7 +141,9 @@ class Link:
         try:
             return self._loop.run(work, seconds)
         except (asyncssh.Error, asyncssh.KeyImportError, OSError, EOFError, TimeoutError) as error:
-            raise _explained(error, self.device, seconds, connecting=self._process is None) from error
+            raise _explained(
+                error, self.device, seconds, connecting=self._process is None, logged_in=self._logged_in
+            ) from error
 
 
 def host_key(device: Device) -> HostKey:
@@ -148,7 +156,7 @@ def host_key(device: Device) -> HostKey:
         work = asyncssh.get_server_host_key(device.host, device.port or (), **_config())
         key = loop.run(work, CONNECT_SECONDS)
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, EOFError, TimeoutError) as error:
-        raise _explained(error, device, CONNECT_SECONDS, connecting=True) from error
+        raise _explained(error, device, CONNECT_SECONDS, connecting=True, logged_in=False) from error
     finally:
         loop.stop()
     if key is None:
@@ -200,8 +208,10 @@ async def _connect(device: Device) -> asyncssh.SSHClientConnection:
     )
 
 
-def _explained(error: BaseException, device: Device, seconds: float, *, connecting: bool) -> MedgeError:
-    """What went wrong and how to mend it; a LinkCut where asking again may help."""
+def _explained(
+    error: BaseException, device: Device, seconds: float, *, connecting: bool, logged_in: bool
+) -> MedgeError:
+    """What went wrong and how to mend it; a LinkCut where there was a link, so that asking again may help."""
     import asyncssh
 
     where = f"{device.name} ({device.url})"
@@ -226,6 +236,10 @@ def _explained(error: BaseException, device: Device, seconds: float, *, connecti
         )
     if isinstance(error, ConnectionRefusedError):
         return Unreachable(f"{where} refused the connection: no ssh server listens there.", fix=_REACH)
+    lost = (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError, ConnectionResetError)
+    if not logged_in and isinstance(error, lost):
+        what = getattr(error, "strerror", None) or error or "the connection ended"
+        return NoLogin(f"{where} cannot be reached: it hung up before the login ({what}).", fix=_REACH)
     if isinstance(error, (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError)):
         return LinkCut(f"The link to {where} was cut: {error or 'it ended'}.", fix="Repeat the command.")
     if isinstance(error, ConnectionResetError):

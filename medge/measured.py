@@ -17,12 +17,20 @@ def profile_settings(
     power_mode: str | None,
     lock_clocks: bool,
     estimate: Sequence[str] | None,
+    batch_sizes: Sequence[int] | None = None,
+    threads: Sequence[int] | None = None,
 ) -> list[str]:
-    """The settings that the options of `medge profile` stand for; steady is measured whether it is named or not."""
+    """The settings that the options of `medge profile` stand for; steady is measured whether it is named or not,
+    and a sweep where batch sizes or threads are."""
     found = [f"profile.device={device}"] if device else []
-    if scenarios:
-        names = ["steady", *(name for name in scenarios if name != "steady")]
+    swept = ["sweep"] if batch_sizes or threads else []
+    if scenarios or swept:
+        names = ["steady", *(name for name in scenarios or () if name not in ("steady", *swept)), *swept]
         found.append(f"profile.scenarios=[{', '.join(names)}]")
+    if batch_sizes:
+        found.append(f"profile.sweep.batch_sizes={list(batch_sizes)}")
+    if threads:
+        found.append(f"profile.sweep.threads={list(threads)}")
     if power_mode is not None:
         found.append(f"profile.power_mode='{power_mode}'")
     if lock_clocks:
@@ -46,7 +54,22 @@ def show_latencies(folder: Path) -> None:
     for row in rows:
         table.add_row(*row.values())
     console.stderr.print(table)
+    _show_sweep(report.sweep_table(folder))
     if unstable:
         console.say("[bold red]unstable[/bold red]")
         console.stderr.print(f"{unstable}.", markup=False)
     console.stderr.print(f"profile {folder / report.PROFILE}", soft_wrap=True)
+
+
+def _show_sweep(rows: list[dict[str, str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("engine", "") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    console.stderr.print(table)

@@ -51,9 +51,10 @@ def measure(
     conditions: Conditions,
     advance: Callable[[], None] = lambda: None,
     warn: Callable[[str], None] = lambda _: None,
+    begin: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Measures on this machine, which `kind` (a module of devices/) describes. Where no engine lived through steady,
-    nothing else is tried. Raises what `powered` raises."""
+    nothing else is tried. begin: told of each other scenario as it starts. Raises what `powered` raises."""
     before = kind.state()
     with powered(kind, run_here, mode=conditions.power_mode, lock=conditions.lock_clocks) as power:
         with Sampler(kind.sample) as sampler:
@@ -75,6 +76,7 @@ def measure(
                 logs=logs,
                 sample=kind.sample,
                 warn=warn,
+                begin=begin,
             )
     after = kind.state()
     return Measured(steady, others, {"before": before, "after": after, "power": power, "samples": sampler.samples})

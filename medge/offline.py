@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from medge import engines, remote
-from medge.errors import IntegrityError, MedgeError
+from medge import engines, plugins, remote
+from medge.errors import IntegrityError, MedgeError, RecipeError
 from medge.job.run import OFFLINE_RESULT
 from medge.job.spec import RESULT, Spec
 from medge.records import from_json, read_json, sha256_of_file, to_json, write_json
@@ -58,8 +58,11 @@ def export(made: Made, path: Path, run: Path) -> None:
 def keep(path: Path, run: Path) -> tuple[Path, Spec]:
     """Checks a result that was brought back and copies it into the run. Returns the copy and its job's spec.
 
-    Raises IntegrityError for what is no result, was changed, or belongs to no job that this run exported.
+    Raises RecipeError where there is no such file, IntegrityError for what is no result, was changed, or belongs to no
+    job that this run exported.
     """
+    if not path.is_file():
+        raise RecipeError(f"--import: there is no file {path}.", fix=_nearest_zip(path))
     result = _read(path)
     own = run / "offline" / f"{result.get('job')}.json"
     if not own.is_file():
@@ -106,6 +109,14 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise IntegrityError(f"{path} is no result of a job.", fix=_AGAIN)
     return result
+
+
+def _nearest_zip(path: Path) -> str:
+    """The .zip most like it, in its folder or here; what to bring where there is none."""
+    place = path.parent if path.parent.is_dir() else Path()
+    found = sorted(str(place / one.name) for one in place.glob("*.zip") if one.is_file())
+    near = plugins.nearest(str(place / path.name), found) + " " if found else ""
+    return near + f"It is the {OFFLINE_RESULT} that job.pyz writes beside itself on the device."
 
 
 def _spec_of(path: Path) -> Spec:

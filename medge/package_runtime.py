@@ -28,7 +28,7 @@ _MODULES = (
     "devices/__init__.py",
     "devices/local.py",
 )
-_MEASURING = ("bench_worker.py", "interleave.py", "measuring.py", "scenarios.py")
+_MEASURING = ("bench_worker.py", "interleave.py", "measuring.py", "scenarios.py", "sweep.py")
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 
 

@@ -46,6 +46,7 @@ def is_fleet(devices: Sequence[str] | None) -> bool:
 
 def export_job(run: Path, recipe: Recipe, path: Path) -> Outcome:
     """Writes the job of `profile.device` as a zip. Raises RecipeError for `local`."""
+    device_book.find_for(recipe.profile.device, run / "recipe.yaml")
     device = _elsewhere(recipe.profile.device)
     from medge import offline, remote_profile
 
@@ -65,7 +66,7 @@ def import_result(run: Path, name: str | None, path: Path, settings: Sequence[st
 
     copy, spec = offline.keep(path, run)
     changes = [f"profile.device={spec.device}", f"profile.result={copy.absolute()}"]
-    folder, recipe = commands.start(None, name or run.name, [*changes, *settings])
+    folder, recipe = commands.start(None, name or run.name, settings, options=changes)
     return commands.run_stages(folder, recipe, ("profile",))
 
 

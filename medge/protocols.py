@@ -14,7 +14,17 @@ if TYPE_CHECKING:  # Protocol is in typing since 3.8; kept here so that the devi
 
 from typing import Protocol
 
-__all__ = ["Backend", "Compressor", "DeviceKind", "PowerControl", "QuantRules", "Run", "Session", "Source"]
+__all__ = [
+    "Backend",
+    "BatchStart",
+    "Compressor",
+    "DeviceKind",
+    "PowerControl",
+    "QuantRules",
+    "Run",
+    "Session",
+    "Source",
+]
 
 Array = Any
 
@@ -62,6 +72,16 @@ class Backend(Protocol):
 
     def start(self, folder: Path, files: Sequence[str], *, precision: str, threads: int) -> Session:
         """Loads an engine that `build` made; never falls back in silence. Raises MissingError, ToolError."""
+        ...
+
+
+class BatchStart(Protocol):
+    """What a backend offers besides where its engines may be asked for several images at once; for measuring only."""
+
+    def start_batch(
+        self, folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int
+    ) -> Session:
+        """As `start`, for uint8 [batch_size, height, width, 3]. Raises ToolError where this engine cannot take it."""
         ...
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
+from medge import blame
 from medge.errors import RecipeError
 from medge.sections import (
     CompileSection,
@@ -53,8 +54,9 @@ class Recipe(Section):
         return found
 
 
-def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file with `KEY=VALUE` settings on top. Raises RecipeError with every mistake."""
+def load(path: Path, settings: Sequence[str] = (), *, options: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file with `KEY=VALUE` settings on top: those that options of a command stand for, then those
+    of --set. Raises RecipeError with every mistake."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -63,7 +65,8 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"Cannot read {path}: {error}.", fix="Name a YAML file; examples are in recipes/.") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}.", fix="Compare it with a file in recipes/.") from error
-    return parse(with_settings(value, settings), origin=str(path))
+    changed = with_settings(value, [*options, *settings])
+    return parse(changed, origin=str(path), options=options, settings=settings)
 
 
 def with_settings(value: Any, settings: Sequence[str]) -> Any:
@@ -80,8 +83,9 @@ def with_settings(value: Any, settings: Sequence[str]) -> Any:
     return value
 
 
-def parse(value: Any, *, origin: str) -> Recipe:
-    """A recipe from plain values. Raises RecipeError that lists every mistake with the nearest right word."""
+def parse(value: Any, *, origin: str, options: Sequence[str] = (), settings: Sequence[str] = ()) -> Recipe:
+    """A recipe from plain values. Raises RecipeError that lists every mistake with the nearest right word, and blames
+    the option or the --set that gave the value, which are told by `options` and `settings`."""
     if not isinstance(value, dict):
         raise RecipeError(f"{origin} holds no keys.", fix="Compare it with a file in recipes/.")
     from medge import recipe_checks
@@ -98,9 +102,10 @@ def parse(value: Any, *, origin: str) -> Recipe:
 
         problems += chains.problems(recipe.compress.variants)
     if problems or recipe is None:
-        listed = "\n".join(f"  - {p}" for p in problems)
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise RecipeError(f"{origin} has {count}:\n{listed}", fix="Mend them all; docs/recipes.md lists every key.")
+        found = [blame.blamed(problem, options, settings) for problem in problems]
+        listed = "\n".join(f"  - {text}" for text, _ in found)
+        head, fix = blame.heading(origin, len(found), sum(typed for _, typed in found))
+        raise RecipeError(f"{head}:\n{listed}", fix=fix)
     return recipe
 
 

@@ -16,7 +16,11 @@ def problem(error: Any, recipe: type[Section]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{where}: no such key. {plugins.nearest(str(error['loc'][-1]), _keys_at(recipe, error['loc'][:-1]))}"
-    return f"{where}: {error['msg']} (found {error['input']!r})"
+    said = str(error["msg"])
+    for prefix in ("Value error, ", "Assertion failed, "):  # pydantic's, before the words of a check of ours
+        said = said[len(prefix) :] if said.startswith(prefix) else said
+    found = f" (found {error['input']!r})" if not isinstance(error["input"], dict) else ""
+    return f"{where}: {said}{found}"
 
 
 def _keys_at(recipe: type[Section], location: tuple[Any, ...]) -> list[str]:

@@ -20,7 +20,7 @@ from medge.conversation import Agent, connected, error_of
 from medge.device_book import Device
 from medge.errors import IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.spec import RESULT, Spec, seal_of
-from medge.link import LinkCut, Unreachable
+from medge.link import LinkCut, NoLogin, Unreachable
 from medge.records import File, sha256_of_file, to_json
 
 __all__ = ["Finished", "Told", "run_job", "verified"]
@@ -29,6 +29,7 @@ Told = Callable[[Mapping[str, Any]], None]
 
 GRACE_SECONDS = 60.0  # a job whose host fell silent ends itself after so long
 _PATIENCE_SECONDS = 120.0  # without anything further, however often the link came back
+_FIRST_LOGINS = 3  # tries of the first login, where the server hangs up before it
 _POLL_SECONDS = 1.0
 
 
@@ -63,7 +64,8 @@ def run_job(
         try:
             return job.attempt()
         except (LinkCut, Unreachable) as error:
-            if isinstance(error, Unreachable) and not job.contacted:
+            hung_up = isinstance(error, NoLogin) and failures + 1 < _FIRST_LOGINS
+            if isinstance(error, Unreachable) and not job.contacted and not hung_up:
                 raise
             if job.progress != last:
                 failures, last, since = 0, job.progress, time.monotonic()

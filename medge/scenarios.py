@@ -1,9 +1,11 @@
-"""How an engine answers when it is not run back to back beside others: sporadic, cold, soak. Light ring: it runs on the
-device that is measured, and returns what it measured as plain JSON values; `scenario_results` makes figures of them.
+"""How an engine answers when it is not run back to back beside others: sporadic, cold, soak, sweep. Light ring: it runs
+on the device that is measured, and returns what it measured as plain JSON values; `scenario_results` makes figures of
+them.
 
 - *sporadic*: one image every few seconds, idle clocks and cold caches between: the bedside.
 - *cold*: from the start of a process to its first answer, in fresh processes (the files are in the page cache).
 - *soak*: one engine alone, back to back, for minutes: what heat does; with the power where the machine shows it.
+- *sweep*: several images at once and several numbers of threads (medge.sweep).
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from medge.bench_worker import BenchWorker, WorkerFailed
 from medge.records import Engine
 from medge.runtime.bench import WARM_UP_RUNS
 from medge.runtime.sampling import ENOUGH_SECONDS, Sampler, shows_power
+from medge.sweep import sweep
 
 __all__ = ["SCENARIOS", "cold", "run", "soak", "sporadic"]
 
-SCENARIOS = ("sporadic", "cold", "soak")
+SCENARIOS = ("sporadic", "cold", "soak", "sweep")
 if TYPE_CHECKING:
     Engines = Sequence[tuple[Engine, Path]]
 _SOAK_BLOCK_SECONDS = 0.25
@@ -42,20 +45,27 @@ def run(
     sample: Callable[[], dict[str, Any]],
     start: Callable[..., BenchWorker] = BenchWorker,
     warn: Callable[[str], None] = lambda _: None,
+    begin: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The raw values of the scenarios named, each with its settings and the engines that failed.
 
-    settings: {"sporadic": {"queries", "interval_seconds"}, "cold": {"starts"}, "soak": {"seconds", "engines"}}.
+    settings: {"sporadic": {"queries", "interval_seconds"}, "cold": {"starts"}, "soak": {"seconds", "engines"}, "sweep":
+    {"batch_sizes", "threads", "blocks"}}. begin: told of each scenario as it starts.
     fastest: the engine that soaks where not all do. A worker that fails is named in `failures` and the rest go on.
     """
     shared: dict[str, Any] = {"images": images, "threads": threads, "logs": logs, "start": start, "warn": warn}
     found: dict[str, Any] = {}
     for name in (one for one in SCENARIOS if one in names):
         chosen = settings[name]
+        begin(name)
         if name == "sporadic":
             measured = sporadic(engines, **chosen, seed=seed, **shared)
         elif name == "cold":
             measured = cold(engines, **chosen, seed=seed, **shared)
+        elif name == "sweep":
+            counts = chosen["threads"] or [threads]
+            measured = sweep(engines, **{**chosen, "threads": counts}, seed=seed, images=images, logs=logs, start=start,
+                             warn=warn)  # fmt: skip
         else:
             soaking = [pair for pair in engines if chosen["engines"] == "all" or pair[0].name == fastest]
             measured = soak(soaking, seconds=chosen["seconds"], sample=sample, **shared)

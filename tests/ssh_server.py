@@ -188,6 +188,7 @@ class Cutter:
     def __init__(self, port: int, *, cuts: int = 0, seconds: tuple[float, float] = (0.05, 1.0), seed: int = 0) -> None:
         self._target, self._random = port, random.Random(seed)
         self._seconds, self.left, self.done = seconds, cuts, 0
+        self._open: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
@@ -207,10 +208,16 @@ class Cutter:
             far = socket.create_connection(("127.0.0.1", self._target))
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+            self._open.append((near, far))
             if self.left > 0:
                 self.left -= 1
                 wait = self._random.uniform(*self._seconds)
                 threading.Timer(wait, self._cut, args=(near, far)).start()
+
+    def cut_all(self) -> None:
+        """Cuts what is open now."""
+        for pair in self._open:
+            self._cut(*pair)
 
     def _cut(self, *sockets: socket.socket) -> None:
         self.done += 1

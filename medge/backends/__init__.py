@@ -12,12 +12,16 @@ import numpy as np
 
 from medge.errors import DataError, MissingError, RecipeError, ToolError
 
-__all__ = ["OUTPUTS", "QUANTISED", "check_image", "check_ports", "check_precision", "present"]
+__all__ = [
+    "OUTPUTS", "QUANTISED", "check_image", "check_ports", "check_precision", "present", "refuse_batch",
+]  # fmt: skip
 
 QUANTISED = "int8"  # the precision of a quantised variant; those of a float one are in a backend's PRECISIONS
 OUTPUTS = ("logits", "features")
 
 Array = Any
+
+_REASON = 160  # characters of an engine's own words that go into a row of a table
 
 
 def check_precision(backend: str, precision: str, known: Sequence[str]) -> None:
@@ -30,14 +34,14 @@ def check_precision(backend: str, precision: str, known: Sequence[str]) -> None:
 
 
 def check_ports(
-    inputs: Sequence[Tuple[str, str, Sequence[Any]]], outputs: Sequence[str]
+    inputs: Sequence[Tuple[str, str, Sequence[Any]]], outputs: Sequence[str], *, batch_size: int = 1
 ) -> Tuple[str, Tuple[int, ...]]:
     """Name and shape of an engine's input, of (name, dtype, shape) each. Raises ToolError unless it is one uint8
-    [1, height, width, 3] and the outputs are `logits` and `features`."""
+    [batch_size, height, width, 3] and the outputs are `logits` and `features`."""
     if len(inputs) == 1:
         name, dtype, shape = inputs[0]
         static = [d for d in shape if isinstance(d, int) and d > 0]
-        if dtype == "uint8" and len(static) == len(shape) == 4 and static[0] == 1 and static[3] == 3:
+        if dtype == "uint8" and len(static) == len(shape) == 4 and static[0] == batch_size and static[3] == 3:
             if sorted(outputs) == sorted(OUTPUTS):
                 return name, tuple(static)
             raise ToolError(
@@ -46,8 +50,16 @@ def check_ports(
             )
     found = "; ".join(f"{name} {dtype} {list(shape)}" for name, dtype, shape in inputs) or "none"
     raise ToolError(
-        f"The engine's input is not one uint8 [1, height, width, 3]: {found}.", fix="Compile it again: medge compile."
+        f"The engine's input is not one uint8 [{batch_size}, height, width, 3]: {found}.",
+        fix="Compile it again: medge compile.",
     )
+
+
+def refuse_batch(size: int, why: str) -> ToolError:
+    """What a backend raises for an engine that cannot take so many images at once."""
+    reason = why.strip().rstrip(".")
+    reason = reason if len(reason) <= _REASON else "... " + reason[-_REASON:]  # what is wrong comes last
+    return ToolError(f"it cannot take {size} images at once: {reason}", fix="Measure it with batch size 1.")
 
 
 def check_image(images: Array, shape: Tuple[int, ...]) -> None:

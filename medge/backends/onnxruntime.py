@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
 
-from medge.backends import OUTPUTS, check_image, check_ports, check_precision, present
+import numpy as np
+
+from medge.backends import OUTPUTS, check_image, check_ports, check_precision, present, refuse_batch
+from medge.backends._onnx_batch import with_batch_size
 from medge.errors import MissingError, ToolError
 from medge.protocols import QuantRules, Session
 
-__all__ = ["PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "versions"]
+__all__ = ["PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "start_batch", "versions"]
 
 PACKAGE = "onnxruntime"
 PRECISIONS = ("float32",)
@@ -59,17 +62,37 @@ def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -
     return _Running(_session(path, threads=threads))
 
 
+def start_batch(folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int) -> Session:
+    """As `start`, for `batch_size` images at once: the same graph with another first dimension. Raises ToolError too
+    where the graph is made for one image inside."""
+    check_precision("onnxruntime", precision, PRECISIONS)
+    (path,) = present(folder, files, [".onnx"])
+    _package()
+    refusals: Tuple[Type[Exception], ...] = (ToolError, *_refusals())
+    try:
+        session = _session(with_batch_size(path.read_bytes(), batch_size), threads=threads, name=path.name)
+        running = _Running(session, batch_size=batch_size)
+        logits, features = running.run(np.zeros(running.shape, np.uint8))
+    except refusals as error:
+        raise refuse_batch(batch_size, str(getattr(error, "message", error)).splitlines()[0]) from error
+    if (logits.shape[0], features.shape[0]) != (batch_size, batch_size):
+        raise refuse_batch(batch_size, f"it answers with {logits.shape[0]} rows")
+    return running
+
+
 class _Running:
     """A loaded engine; every run returns arrays of its own."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, *, batch_size: int = 1) -> None:
         inputs = [(p.name, _DTYPES.get(p.type, p.type), p.shape) for p in session.get_inputs()]
-        self._input, self._shape = check_ports(inputs, [p.name for p in session.get_outputs()])
+        outputs = [p.name for p in session.get_outputs()]
+        self._input, self.shape = check_ports(inputs, outputs, batch_size=batch_size)
         self._run = session.run
 
     def run(self, images: Array) -> Tuple[Array, Array]:
-        """uint8 [1, height, width, 3] -> logits float32 [1, classes], features float32 [1, dimensions]."""
-        check_image(images, self._shape)
+        """uint8 [batch size, height, width, 3] -> logits float32 [batch size, classes], features float32 [batch size,
+        dimensions]; the batch size is 1 but for `start_batch`."""
+        check_image(images, self.shape)
         logits, features = self._run(OUTPUTS, {self._input: images})
         return logits, features
 
@@ -85,7 +108,8 @@ def _package() -> Any:
     return onnxruntime
 
 
-def _session(onnx: Path, *, threads: int) -> Any:
+def _session(onnx: Union[Path, bytes], *, threads: int, name: str = "") -> Any:
+    name = onnx.name if isinstance(onnx, Path) else name
     ort = _package()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -95,11 +119,9 @@ def _session(onnx: Path, *, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: they come as exceptions too
     try:
-        session = ort.InferenceSession(str(onnx), options, providers=_PROVIDERS)
+        session = ort.InferenceSession(str(onnx) if isinstance(onnx, Path) else onnx, options, providers=_PROVIDERS)
     except _refusals() as error:
-        raise ToolError(
-            f"ONNX Runtime refused {onnx.name}: {error}", fix="Check the model with medge's lint."
-        ) from error
+        raise ToolError(f"ONNX Runtime refused {name}: {error}", fix="Check the model with medge's lint.") from error
     if session.get_providers() != _PROVIDERS:
         raise ToolError(
             f"ONNX Runtime would run on {session.get_providers()}, not {_PROVIDERS}.",

@@ -13,11 +13,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from medge.backends import QUANTISED, check_image, check_ports, check_precision, present
+from medge.backends import QUANTISED, check_image, check_ports, check_precision, present, refuse_batch
 from medge.errors import MissingError, ToolError
 from medge.protocols import QuantRules, Session
 
-__all__ = ["PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "versions"]
+__all__ = ["PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "start_batch", "versions"]
 
 PACKAGE = "openvino"
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -73,6 +73,20 @@ def build(onnx: Path, folder: Path, *, precision: str) -> List[str]:
 def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -> Session:
     """A session on the CPU with `threads` threads. Raises MissingError where a file, the package or the precision is
     missing, ToolError where OpenVINO would run in another precision than the one asked for."""
+    return _start(folder, files, precision=precision, threads=threads, batch_size=1)
+
+
+def start_batch(folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int) -> Session:
+    """As `start`, for `batch_size` images at once: the same model, reshaped. Raises ToolError too where the model is
+    made for one image inside."""
+    running = _start(folder, files, precision=precision, threads=threads, batch_size=batch_size)
+    logits, features = running.run(np.zeros(running.shape, np.uint8))
+    if (logits.shape[0], features.shape[0]) != (batch_size, batch_size):
+        raise refuse_batch(batch_size, f"it answers with {logits.shape[0]} rows")
+    return running
+
+
+def _start(folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int) -> _Running:
     check_precision("openvino", precision, PRECISIONS)
     xml, weights = present(folder, files, [".xml", ".bin"])
     ov = _package()
@@ -85,20 +99,26 @@ def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -
     }
     try:
         core = ov.Core()
-        compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", wanted)
+        model = core.read_model(str(xml), str(weights))
+        if batch_size != 1:
+            model.reshape([batch_size, *(int(size) for size in model.inputs[0].shape[1:])])
+        compiled = core.compile_model(model, "CPU", wanted)
     except RuntimeError as error:
+        if batch_size != 1:
+            raise refuse_batch(batch_size, _last_words(error)) from error
         raise ToolError(f"OpenVINO refused {xml.name}: {error}", fix="Compile it again: medge compile.") from error
     _refuse_fallback(compiled, precision)
-    return _Running(compiled)
+    return _Running(compiled, batch_size=batch_size)
 
 
 class _Running:
     """A loaded engine: one request, its tensors allocated once; every run returns arrays of its own."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, *, batch_size: int = 1) -> None:
         inputs = [(p.get_any_name(), p.element_type.to_string(), tuple(p.shape)) for p in compiled.inputs]
         inputs = [(name, _DTYPES.get(dtype, dtype), shape) for name, dtype, shape in inputs]
-        _, self._shape = check_ports(inputs, [p.get_any_name() for p in compiled.outputs])
+        outputs = [p.get_any_name() for p in compiled.outputs]
+        _, self.shape = check_ports(inputs, outputs, batch_size=batch_size)
         self._request = compiled.create_infer_request()
         self._image = self._request.get_input_tensor().data
         self._logits = self._request.get_tensor("logits").data
@@ -107,8 +127,9 @@ class _Running:
         self._start, self._wait = self._request.start_async, self._request.wait
 
     def run(self, images: Array) -> Tuple[Array, Array]:
-        """uint8 [1, height, width, 3] -> logits float32 [1, classes], features float32 [1, dimensions]."""
-        check_image(images, self._shape)
+        """uint8 [batch size, height, width, 3] -> logits float32 [batch size, classes], features float32 [batch size,
+        dimensions]; the batch size is 1 but for `start_batch`."""
+        check_image(images, self.shape)
         np.copyto(self._image, images)
         self._start()
         self._wait()
@@ -116,6 +137,12 @@ class _Running:
 
 
 _DTYPES = {"u8": "uint8"}
+
+
+def _last_words(error: RuntimeError) -> str:
+    """OpenVINO's errors begin with the place in its source; what is wrong comes last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "OpenVINO gives no reason"
 
 
 def _package() -> Any:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from medge.errors import IntegrityError, MedgeError
+from medge.job.progress import Progress, planned_seconds
 from medge.job.spec import RESULT, SCHEMA, Spec, seal_of
 from medge.records import from_json, read_json, write_json
 
@@ -59,7 +60,11 @@ def _offline(folder: Path) -> int:
     aside = scratch / OFFLINE_RESULT
     try:
         shutil.copyfile(str(folder / "spec.json"), str(scratch / "spec.json"))
-        result = _do(scratch, [folder / "files"], scratch / "out", _say)
+        progress = Progress(planned_seconds(_spec_in(scratch)), sys.stderr)
+        try:
+            result = _do(scratch, [folder / "files"], scratch / "out", progress.tell)
+        finally:
+            progress.finish()
         with zipfile.ZipFile(str(aside), "w", zipfile.ZIP_STORED) as made:
             made.writestr(RESULT, json.dumps(result))
             for path in sorted((scratch / "out").glob("*")):
@@ -88,10 +93,7 @@ def _do(
     """The sealed result. Raises MedgeError."""
     from medge.job.steps import Steps
 
-    document = read_json(folder / "spec.json")
-    if document.get("schema") != SCHEMA:
-        raise IntegrityError(f"The job has schema {document.get('schema')!r}, not {SCHEMA}.", fix="Export it again.")
-    spec = from_json(Spec, document)
+    spec = _spec_in(folder)
     wall, steady = time.time(), time.monotonic()
     result = Steps(spec, folder, stores, out, tell, kept=kept).run()
     jump = (time.time() - wall) - (time.monotonic() - steady)
@@ -107,10 +109,12 @@ def _do(
     return {**result, "seal": seal_of(result)}
 
 
-def _say(event: Dict[str, Any]) -> None:
-    if "total" not in event or event["done"] in (1, event["total"]) or event["done"] % 20 == 0:
-        text = event.get("text") or f"{event['step']}: {event['done']} of {event['total']}"
-        print(text, file=sys.stderr, flush=True)
+def _spec_in(folder: Path) -> Spec:
+    """Raises IntegrityError."""
+    document = read_json(folder / "spec.json")
+    if document.get("schema") != SCHEMA:
+        raise IntegrityError(f"The job has schema {document.get('schema')!r}, not {SCHEMA}.", fix="Export it again.")
+    return from_json(Spec, document)
 
 
 def _die_with_parent() -> None:

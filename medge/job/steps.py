@@ -231,6 +231,7 @@ class Steps:
         return measure(
             kind, self._engines, images=images, threads=self._threads, seed=self._spec.seed, logs=logs,
             conditions=self._spec.bench, advance=advance, warn=lambda text: self._tell({"step": "note", "text": text}),
+            begin=lambda name: self._tell({"step": "scenario", "text": name}),
         )  # fmt: skip
 
     def _fail(self, name: str, error: MedgeError) -> None:

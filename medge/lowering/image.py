@@ -38,15 +38,16 @@ def normalise_by_rows(net: Net) -> None:
         return
     _, height, width, colours = static_shapes(net)[net.inputs[0]]
     cast, transpose, *arithmetic = chain
+    # 0: as many as come (ONNX, Reshape). One, but where a sweep of batch sizes asks this file for several.
     current = net.add(
-        "Reshape", [cast.output[0], net.constant("rows/shape", np.array([1, height, width * colours]))], "rows"
+        "Reshape", [cast.output[0], net.constant("rows/shape", np.array([0, height, width * colours]))], "rows"
     )
     for node in arithmetic:
         values = np.broadcast_to(net.constants[node.input[1]].reshape(-1), (colours,))
         current = net.add(
             node.op_type, [current, net.constant("rows/constant", np.tile(values, width))], "rows/normalised"
         )
-    shape = net.constant("rows/image_shape", np.array([1, height, width, colours]))
+    shape = net.constant("rows/image_shape", np.array([0, height, width, colours]))
     current = net.add("Reshape", [current, shape], "rows/image")
     current = net.add("Transpose", [current], "rows/planes", perm=list(attribute(transpose, "perm", [])))
     net.redirect(chain[-1].output[0], current)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FILES", "PROFILE", "files", "latency_table", "verdict_table", "write"]
+__all__ = ["FILES", "PROFILE", "files", "latency_table", "sweep_table", "verdict_table", "write"]
 
 PROFILE = "profile.html"  # beside the report, once something was measured
 
@@ -61,3 +61,11 @@ def latency_table(run: Path) -> tuple[list[dict[str, str]], str | None]:
     from medge.report.gather import gather
 
     return scenario_rows(gather(run))
+
+
+def sweep_table(run: Path) -> list[dict[str, str]]:
+    """One row per engine, batch size and threads (column -> text) of a sweep; none where there was none."""
+    from medge.report.costs import sweep_rows
+    from medge.report.gather import gather
+
+    return sweep_rows(gather(run).latency)

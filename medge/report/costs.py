@@ -7,7 +7,7 @@ from typing import Any
 from medge.report.gather import Found
 from medge.report.words import DASH, milliseconds, ratio, share, verdict_words
 
-__all__ = ["candidates", "latencies", "scenario_rows"]
+__all__ = ["candidates", "latencies", "scenario_rows", "sweep_rows"]
 
 Row = dict[str, Any]
 
@@ -80,3 +80,19 @@ def scenario_rows(found: Found) -> tuple[list[dict[str, str]], str | None]:
             name = f"{variant}, {one['precision']} on {machine}"
             rows.append({**blank, "engine": name, "p50 ms": f"~{one['estimate_ms']:.2g}", "machine": one["what"]})
     return rows, "; ".join(stability["reasons"]) if stability["verdict"] == "unstable" else None
+
+
+def sweep_rows(latency: Row) -> list[dict[str, str]]:
+    """Every (engine, batch size, threads) of a sweep in words; what was refused says why in the last column."""
+    return [
+        {
+            "engine": row["engine"],
+            "batch": str(row["batch_size"]),
+            "threads": str(row["threads"]),
+            "p50 ms a batch": DASH if row["p50_ms"] is None else milliseconds(row["p50_ms"]),
+            "p90": DASH if row["p90_ms"] is None else milliseconds(row["p90_ms"]),
+            "images/s": DASH if row["images_per_second"] is None else f"{row['images_per_second']:.1f}",
+            "": row["refused"] or "",
+        }
+        for row in latency.get("scenarios", {}).get("sweep", {}).get("rows", [])
+    ]

@@ -53,6 +53,7 @@ def render(found: Found) -> str:
         steady_machine=_machine_over_time(samples),
         soaks=_soaks(found),
         scenarios=_scenarios(document.get("scenarios", {})),
+        sweep=[list(row.values()) for row in costs.sweep_rows(document)],
         front=_figure(figures.latency_plane(found) if found.choice else None),
         estimates=_estimates(document.get("estimates")),
     )

@@ -6,7 +6,7 @@ engine, because two thread pools in one process slow each other; an idle worker 
 
 Requests (`command` and its keys) and answers:
 
-- `load`: backend, folder, files, precision, threads, images (a .npy file, uint8 [n, height, width, 3])
+- `load`: backend, folder, files, precision, threads, batch_size, images (a .npy file, uint8 [n, height, width, 3])
   -> `first_inference_ms`, `peak_memory_mb`
 - `warm_up`: runs, seconds (both are reached) -> `runs`, `p50_ns`
 - `block`: queries -> `wall_ns` (one value a query, after an untimed lead-in), `cpu_ns` (all threads, over the block)
@@ -33,7 +33,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from medge import plugins
-from medge.errors import DataError, MedgeError
+from medge.errors import DataError, MedgeError, ToolError
 from medge.protocols import Session
 from medge.records import Latency
 
@@ -54,7 +54,7 @@ _QUERIES_NEEDED = {50: 1, 90: 64, 95: 130, 99: 662}
 def measure_block(session: Session, images: Sequence[Array], *, queries: int, clock: Clock) -> List[int]:
     """Nanoseconds of each of `queries` calls, host array in to host array out, images taken in turn.
 
-    images: arrays uint8 [1, height, width, 3]. `clock` is `time.perf_counter_ns` but for tests.
+    images: arrays uint8 [batch size, height, width, 3]. `clock` is `time.perf_counter_ns` but for tests.
     """
     taken = []
     for query in range(queries):
@@ -109,7 +109,7 @@ def bench(session: Session, seconds: float, *, images: Array, clock: Clock = tim
 
     images: uint8 [n, height, width, 3], taken in turn. Raises DataError where there are none.
     """
-    inputs = _batches_of_one(images)
+    inputs = _batches(images, 1)
     first = measure_block(session, inputs, queries=1, clock=clock)[0]
     warm_up(session, inputs, runs=WARM_UP_RUNS, seconds=min(1.0, seconds), clock=clock)
     taken: List[int] = []
@@ -139,13 +139,15 @@ def peak_memory_mb() -> Optional[float]:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
-def _batches_of_one(images: Array) -> List[Array]:
+def _batches(images: Array, size: int) -> List[Array]:
+    """Arrays [size, height, width, 3] of images in turn, from the first again where they run out."""
     if images.ndim != 4 or images.shape[0] == 0 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise DataError(
             f"Images to time must be uint8 [n, height, width, 3], found {images.dtype} {list(images.shape)}.",
             fix="Give at least one preprocessed image.",
         )
-    return [np.ascontiguousarray(images[k : k + 1]) for k in range(images.shape[0])]
+    count = images.shape[0]
+    return [np.ascontiguousarray(images[np.arange(k, k + size) % count]) for k in range(0, count, size)]
 
 
 class _Worker:
@@ -180,12 +182,18 @@ class _Worker:
         raise DataError(f"No request '{command}'.", fix="Choose one of: load, warm_up, block, single, memory, quit.")
 
     def _load(self, request: Dict[str, Any]) -> Dict[str, Any]:
-        self._inputs = _batches_of_one(np.load(request["images"], allow_pickle=False))
+        size = request.get("batch_size", 1)
+        self._inputs = _batches(np.load(request["images"], allow_pickle=False), size)
         start = time.perf_counter_ns()  # importing the engine's package is part of the wait for the first answer
         backend = plugins.load("backends", request["backend"])
-        self._session = backend.start(
-            Path(request["folder"]), request["files"], precision=request["precision"], threads=request["threads"]
-        )
+        where = (Path(request["folder"]), request["files"])
+        how = {"precision": request["precision"], "threads": request["threads"]}
+        if size == 1:
+            self._session = backend.start(*where, **how)
+        elif hasattr(backend, "start_batch"):
+            self._session = backend.start_batch(*where, **how, batch_size=size)
+        else:
+            raise ToolError(f"it has a fixed batch of 1: {request['backend']} engines take one image at a time")
         measure_block(self._session, self._inputs, queries=1, clock=time.perf_counter_ns)
         taken = time.perf_counter_ns() - start
         return {"first_inference_ms": round(taken / 1e6, 3), "peak_memory_mb": peak_memory_mb()}

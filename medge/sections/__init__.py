@@ -15,7 +15,7 @@ from medge.sections.compress import (
 )
 from medge.sections.data import Columns, DataSection, External, Phantom, Split
 from medge.sections.finetune import AbsoluteLimits, Augment, FinetuneSection
-from medge.sections.profile import Cold, ProfileSection, Soak, Sporadic
+from medge.sections.profile import Cold, ProfileSection, Soak, Sporadic, Sweep
 from medge.sections.ship import (
     CorruptionSection,
     OodSection,
@@ -54,6 +54,7 @@ __all__ = [
     "Sporadic",
     "Step",
     "StressSection",
+    "Sweep",
     "ValidateSection",
     "Variant",
     "step_from_shorthand",

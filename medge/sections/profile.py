@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medge import plugins
 from medge.sections.base import Section
 
-__all__ = ["Cold", "ProfileSection", "Soak", "Sporadic"]
+__all__ = ["Cold", "ProfileSection", "Soak", "Sporadic", "Sweep"]
 
 
 class Sporadic(Section):
@@ -30,6 +30,29 @@ class Soak(Section):
 
     seconds: Annotated[float, Field(gt=0)] = 120.0
     engines: Literal["fastest", "all"] = "fastest"
+
+
+class Sweep(Section):
+    """Every engine for each of `batch_sizes` images at once and each of `threads` (none: the section's own number),
+    five calls in each of `blocks`. What an engine or a machine cannot take is a row that says so."""
+
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=64)], ...] = (1, 4, 8)
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    blocks: Annotated[int, Field(ge=3)] = 15
+
+    @field_validator("batch_sizes", "threads")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if len(set(value)) != len(value) or (info.field_name == "batch_sizes" and not value):
+            raise ValueError("name each number once, and one batch size at least")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_beside_each_other(self) -> Sweep:
+        """All settings of one engine are loaded at once, each in a process."""
+        if len(self.batch_sizes) * max(1, len(self.threads)) > 16:
+            raise ValueError("16 pairs of batch size and threads at most: an engine has a process for each at once")
+        return self
 
 
 class ProfileSection(Section):
@@ -54,10 +77,11 @@ class ProfileSection(Section):
     blocks: Annotated[int, Field(ge=10)] = 100
     seconds: Annotated[float, Field(gt=0)] = 15.0
     warmup_seconds: Annotated[float, Field(ge=0)] = 1.0
-    scenarios: tuple[Literal["steady", "sporadic", "cold", "soak"], ...] = ("steady",)
+    scenarios: tuple[Literal["steady", "sporadic", "cold", "soak", "sweep"], ...] = ("steady",)
     sporadic: Sporadic = Sporadic()
     cold: Cold = Cold()
     soak: Soak = Soak()
+    sweep: Sweep = Sweep()
     power_mode: str | None = None
     lock_clocks: bool = False
     estimate: tuple[str, ...] = ()

@@ -167,7 +167,7 @@ def assemble(
     others = scenario_results.summarise(
         raw_scenarios or {}, {name: one["p50_ms"] for name, one in latencies.items()}, seed=seed
     )
-    stability = scenario_results.stability(control, others, device.get("samples", []))
+    stability = scenario_results.stability(control, others, device.get("samples", []), engines=latencies)
     for reason in stability["reasons"] if stability["verdict"] == "unstable" else []:
         console.warn(f"unstable: {reason}.")
     return {

@@ -30,6 +30,7 @@ LIGHT = sorted(
             "interleave",
             "measuring",
             "scenarios",
+            "sweep",
         )
     ]
     + [path for kind in ("backends", "devices", "job", "runtime") for path in (PACKAGE / kind).glob("*.py")]
@@ -108,7 +109,7 @@ def test_every_light_file_that_runs_on_a_device_travels_in_the_runtime() -> None
     light = {path.relative_to(PACKAGE.parent).as_posix() for path in LIGHT}
     missing = light - set(runtime_files([]))
     elsewhere = ("medge/backends/", "medge/devices/", "medge/job/", "medge/bench_worker.py", "medge/interleave.py",
-                 "medge/measuring.py", "medge/scenarios.py")  # fmt: skip
+                 "medge/measuring.py", "medge/scenarios.py", "medge/sweep.py")  # fmt: skip
     assert {name for name in missing if not name.startswith(elsewhere)} == {
         "medge/runtime/boot.py"  # it is __main__.py there
     }
@@ -155,7 +156,7 @@ else:
     __import__("medge.predictions")
     for module in ("predict", "child", "preprocess", "selftest", "bench"):
         __import__("medge.runtime." + module)
-    for module in ("spec", "run", "steps", "agent", "supervisor"):
+    for module in ("spec", "progress", "run", "steps", "agent", "supervisor"):
         __import__("medge.job." + module)
 """
     done = subprocess.run(

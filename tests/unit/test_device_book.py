@@ -137,3 +137,81 @@ def test_a_machine_without_a_network_is_added_and_listed(book: Path) -> None:
     assert [device["name"] for device in listed["devices"]] == ["local", "cart9"]
     assert json.loads(run(cli.app, ["devices", "remove", "cart9", "--json"]).stdout)["device"]["name"] == "cart9"
     assert device_book.devices() == []
+
+
+def refusal(*words: str) -> RecipeError:
+    """What `medge devices WORDS` raises."""
+    error = CliRunner().invoke(cli.app, ["devices", *words]).exception
+    assert isinstance(error, RecipeError)
+    return error
+
+
+def test_an_address_of_a_machine_without_a_network_is_refused_with_both_ways_out() -> None:
+    error = refusal("add", "cart9", "ssh://nurse@10.0.0.9", "--offline", "--kind", "jetson")
+    assert error.message == "--offline says that cart9 has no network, and ssh://nurse@10.0.0.9 is an address in one."
+    assert "medge devices add cart9 ssh://nurse@10.0.0.9 --kind jetson" in error.fix
+    assert "medge devices add cart9 --offline --kind jetson" in error.fix
+    assert device_book.devices() == []
+
+
+def test_a_device_without_an_address_is_refused_with_both_ways_out() -> None:
+    error = refusal("add", "cart9")
+    assert error.message == "No address of cart9 was given."
+    assert "ssh://user@host" in error.fix
+    assert "--offline" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("command", "truth"),
+    [
+        ("remove", "is always there, and not in the book"),
+        ("doctor", "there is no link to it"),
+        ("clean", "engines stay in the run's own folder"),
+    ],
+)
+def test_what_cannot_be_done_to_this_machine_says_why_and_names_one_it_can_be_done_to(command: str, truth: str) -> None:
+    nobody = refusal(command, "local")
+    assert truth in nobody.message
+    assert "medge devices add NAME" in nobody.fix
+    device_book.add(Device("cart7", "linux", "a"))
+    assert f"medge devices {command} cart7" in refusal(command, "local").fix
+
+
+def a_run_that_asks_for(word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/recipe.yaml").write_text(f"name: x\nprofile: {{device: {word}}}\n")
+
+
+@pytest.mark.parametrize("more", [[], ["--export", "job.zip"]])
+def test_a_removed_device_that_the_runs_recipe_asks_for_says_so_and_how_to_ask_for_another(
+    more: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    a_run_that_asks_for("cart7", monkeypatch, tmp_path)
+    device_book.add(Device("cart7", "linux", "a"))
+    device_book.remove("cart7")
+    error = CliRunner().invoke(cli.app, ["profile", *more]).exception
+    assert isinstance(error, MissingError)
+    assert error.message.startswith("There is no device 'cart7'. runs/x/recipe.yaml asks for it (profile.device)")
+    assert "medge profile --device local" in error.fix
+    assert "--set profile.device=local" in error.fix
+    assert error.exit_code == 3
+
+
+def test_a_recipe_given_to_run_is_named_where_it_asks_for_an_unknown_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("name: x\nprofile: {device: cart7}\n")
+    error = CliRunner().invoke(cli.app, ["run", "mine.yaml"]).exception
+    assert isinstance(error, MissingError)
+    assert "mine.yaml asks for it (profile.device)" in error.message
+
+
+def test_an_unknown_device_that_only_the_option_names_is_not_blamed_on_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    a_run_that_asks_for("local", monkeypatch, tmp_path)
+    error = CliRunner().invoke(cli.app, ["profile", "--device", "cart8"]).exception
+    assert isinstance(error, MissingError)
+    assert error.message == "There is no device 'cart8'."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,16 +17,18 @@ import pytest
 
 from medge import device_book, offline, remote_profile
 from medge.device_book import Device
-from medge.errors import IntegrityError
+from medge.errors import IntegrityError, RecipeError
 from medge.job import run as job_run
 from medge.job.spec import seal_of
 from medge.records import read_json
+from medge.sections import ProfileSection, Sweep
 from medge.stages import profile
 from medge.workspace import Stage
 from tests import remote_run
 from tests.remote_run import SECTION
 
 CART = Device("cart7", "linux", "")
+SAID: dict[Path, list[str]] = {}  # on stderr, by the folder of the stick
 
 
 @pytest.fixture
@@ -36,11 +39,11 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Stage]:
     return remote_run.write_inputs(tmp_path / "run")
 
 
-def exported(tmp_path: Path, inputs: dict[str, Stage]) -> Path:
+def exported(tmp_path: Path, inputs: dict[str, Stage], section: ProfileSection = SECTION) -> Path:
     """The job's zip, unpacked on the stick."""
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
-    made = remote_profile.make(SECTION, inputs, scratch, device=CART, seed=0)
+    made = remote_profile.make(section, inputs, scratch, device=CART, seed=0)
     offline.export(made, tmp_path / "job.zip", tmp_path / "run")
     with zipfile.ZipFile(tmp_path / "job.zip") as archive:
         archive.extractall(tmp_path / "stick")
@@ -54,6 +57,7 @@ def done(stick: Path) -> Path:
         [sys.executable, "-I", "job.pyz"], cwd=stick, env=environment, capture_output=True, text=True, timeout=100
     )
     assert ran.returncode == 0, ran.stderr
+    SAID[stick] = ran.stderr.splitlines()
     return stick / "result.zip"
 
 
@@ -106,6 +110,54 @@ def test_what_was_measured_on_a_stick_becomes_the_profile_stage(
     assert profile.fingerprint(section) == profile.fingerprint(section)
 
 
+def test_where_nobody_watches_a_job_says_one_line_an_engine(brought: tuple[Path, Path]) -> None:
+    lines = SAID[brought[1].parent]
+    assert len(lines) == len(remote_run.ENGINES)
+    for number, (line, name) in enumerate(zip(lines, remote_run.ENGINES, strict=True), start=1):
+        assert re.fullmatch(rf"engine {number} of 2: {name}, \d+ s so far, about \d+ s left", line), line
+
+
+def test_a_sweep_on_a_stick_comes_home_with_its_rows(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    remote_run.write_engine(tmp_path / "run/4-compile", "int8/sleeper-int8", {"milliseconds": 1, "largest_batch": 4})
+    section = SECTION.model_copy(
+        update={"scenarios": ("steady", "sweep"), "sweep": Sweep(batch_sizes=(1, 4), threads=(1,), blocks=3)}
+    )
+    result = done(exported(tmp_path, inputs, section))
+    copy, _ = offline.keep(result, tmp_path / "run")
+    (tmp_path / "work").mkdir()
+    profile.run(section.model_copy(update={"result": str(copy)}), inputs, tmp_path / "work", 0)
+    report = read_json(tmp_path / "work/latency.json")
+    found = {(row["engine"], row["batch_size"]): row for row in report["scenarios"]["sweep"]["rows"]}
+    assert found["int8/sleeper-int8", 4]["calls"] == 15
+    assert "cannot take 4 images" in found["float/sleeper-float32", 4]["refused"]
+    assert found["float/sleeper-float32", 1]["refused"] is None
+
+
+def with_a_slow_fifth(one: dict[str, Any]) -> None:
+    """Every worker alike: 1 ms, but each fifth image 9 ms. So the medians, and with them the control, agree exactly."""
+    for series in one["measured"]["series"].values():
+        series["wall_ns"] = [[1_000_000] * 4 + [9_000_000]] * 2 * len(series["wall_ns"])  # enough to carry a p90
+        series["cpu_ns"], series["order"] = series["cpu_ns"] * 2, series["order"] * 2
+
+
+def test_a_wide_spread_is_unstable_in_an_imported_result_as_in_a_local_one(
+    tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]
+) -> None:
+    run, result, stages = brought_to(tmp_path, brought)
+    copy, _ = offline.keep(changed(result, with_a_slow_fifth, seal=True), run)
+    (tmp_path / "work").mkdir()
+    values = profile.run(SECTION.model_copy(update={"result": str(copy)}), stages, tmp_path / "work", 0)
+    there = read_json(tmp_path / "work/latency.json")
+    assert (there["aa_control"]["verdict"], values["stability"]) == ("stable", "unstable")
+    raw = offline._read(copy)
+    here = profile.assemble(
+        list(offline._spec_of(copy.with_suffix(".json")).engines), remote_profile._measured(raw["measured"]),
+        device={}, threads=1, seed=0,
+    )  # fmt: skip
+    assert here["stability"] == there["stability"]
+    assert "9.0 times the median or longer" in here["stability"]["reasons"][0]
+
+
 def test_a_changed_result_is_refused(tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path]) -> None:
     run, result, _ = brought_to(tmp_path, brought)
     changed(result, lambda one: one["measured"].update(rounds=1), seal=False)
@@ -139,11 +191,23 @@ def test_engines_that_were_compiled_since_are_noticed(
         profile.run(SECTION.model_copy(update={"result": str(copy)}), stages, tmp_path / "work", 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", None])
-def test_what_is_no_result_is_refused(tmp_path: Path, inputs: dict[str, Stage], content: bytes | None) -> None:
+def test_a_result_that_is_not_there_is_named_with_the_nearest_zip(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"there is no file .*resullt\.zip") as caught:
+        offline.keep(tmp_path / "resullt.zip", tmp_path / "run")
+    assert "the result.zip that job.pyz writes" in caught.value.fix
+    assert "Did you mean" not in caught.value.fix
+    for name in ("result.zip", "job.zip"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(RecipeError) as caught:
+        offline.keep(tmp_path / "resullt.zip", tmp_path / "run")
+    assert f"Did you mean '{tmp_path / 'result.zip'}'?" in caught.value.fix
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip"])
+def test_what_is_no_result_is_refused(tmp_path: Path, inputs: dict[str, Stage], content: bytes) -> None:
     path = tmp_path / "x.zip"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(IntegrityError, match="is no result of a job"):
         offline.keep(path, tmp_path / "run")
 

@@ -20,7 +20,7 @@ from medge.records import read_json
 from medge.stages import profile
 from tests import remote_run
 from tests.remote_run import SECTION
-from tests.ssh_server import InProcess, free_port
+from tests.ssh_server import Cutter, InProcess, free_port
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +229,12 @@ class TestWhatIsNotThere:
         talk(replace(device, python=kind))
 
 
+def made_job(tmp_path: Path, device: Device) -> remote_profile.Made:
+    (tmp_path / "scratch").mkdir()
+    inputs = remote_run.write_inputs(tmp_path / "run")
+    return remote_profile.make(SECTION, inputs, tmp_path / "scratch", device=device, seed=0)
+
+
 def talk(device: Device) -> dict[str, Any]:
     with conversation.connected(device) as agent:
         return agent.hello
@@ -274,6 +280,30 @@ class TestTheHost:
         monkeypatch.setattr(link, "CONNECT_SECONDS", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(MissingError, match="did not answer"):
             talk(replace(device, port=silent.getsockname()[1]))
+
+    def test_one_that_hangs_up_before_the_first_login_cannot_be_reached(self, device: Device, tmp_path: Path) -> None:
+        cutter = Cutter(int(device.port or 0), cuts=10**6, seconds=(0.0, 0.0))
+        through = cutter.through(device)
+        for attempt in (lambda: talk(through), lambda: link.host_key(through)):
+            with pytest.raises(link.NoLogin, match="cannot be reached: it hung up before the login") as caught:
+                attempt()
+            assert "are address and port right" in caught.value.fix
+            assert "Repeat" not in caught.value.fix
+        made = made_job(tmp_path, through)
+        cutter.done = 0
+        with pytest.raises(link.NoLogin, match="cannot be reached"):
+            remote.run_job(through, made.spec, files=made.files, archive=made.archive, fetched=tmp_path / "fetched")
+        assert cutter.done <= 2 * remote._FIRST_LOGINS  # and not for minutes
+        cutter.close()
+
+    def test_a_link_that_is_lost_after_the_login_is_a_cut_that_may_be_repeated(self, device: Device) -> None:
+        cutter = Cutter(int(device.port or 0))
+        with conversation.connected(cutter.through(device)) as agent:
+            cutter.cut_all()
+            with pytest.raises(link.LinkCut, match=r"was cut|ended in the middle") as caught:
+                agent.ask("hello", root=None)
+        assert caught.value.fix == "Repeat the command."
+        cutter.close()
 
     def test_the_key_that_is_recorded_is_the_one_it_shows(self, device: Device) -> None:
         shown = link.host_key(replace(device, host_key=None))

@@ -203,9 +203,19 @@ STABLE = {"verdict": "stable", "ratio": 1.0, "lower": 0.99, "upper": 1.01, "tole
 def test_unstable_is_a_verdict_with_its_reason(
     control: Any, scenarios_found: Any, samples: Any, verdict: str, word: str | None
 ) -> None:
-    found = scenario_results.stability(control, scenarios_found, samples)
+    found = scenario_results.stability(control, scenarios_found, samples, engines={})
     assert found["verdict"] == verdict
     assert (found["reasons"] == []) if word is None else (word in found["reasons"][0])
+
+
+@pytest.mark.parametrize(("p90_ms", "verdict"), [(1.9, "stable"), (2.1, "unstable"), (None, "stable")])
+def test_a_p90_of_more_than_twice_the_p50_is_unstable_however_well_the_control_agrees(
+    p90_ms: float | None, verdict: str
+) -> None:
+    engines = {"a": {"p50_ms": 1.0, "p90_ms": 1.1}, "b": {"p50_ms": 1.0, "p90_ms": p90_ms}}
+    found = scenario_results.stability(STABLE, {}, [], engines=engines)
+    assert found["verdict"] == verdict
+    assert verdict == "stable" or "2.1 times the median or longer (b; so 1 of 2 engines)" in found["reasons"][0]
 
 
 def test_the_sampler_goes_on_when_a_reading_fails() -> None:

@@ -39,7 +39,7 @@ def measured(run: Path, folder: Path, raw: dict[str, Any], **more: Any) -> Found
     found = gather(run)
     p50 = {name: one["p50_ms"] for name, one in found.latency["engines"].items()}
     others = scenario_results.summarise(raw, p50, seed=0)
-    stability = scenario_results.stability(found.latency["aa_control"], others, [])
+    stability = scenario_results.stability(found.latency["aa_control"], others, [], engines={})
     (folder / "raw").mkdir(parents=True)
     outputs = []
     for name, values in raw.items():
@@ -129,3 +129,16 @@ def test_a_machine_that_changed_its_mode_says_so(run: Path, tmp_path: Path) -> N
     page = profile_page.render(replace(found, latency={**found.latency, "device": device}))
     assert "power mode 25W (1) → 15W (0), clocks locked" in page
     assert "Nothing of it was changed" not in page
+
+
+def test_a_sweep_has_a_row_for_each_engine_batch_size_and_threads(run: Path, tmp_path: Path) -> None:
+    rows = [
+        {"engine": SOAKED, "batch_size": 8, "threads": 2, "wall_ns": [16_000_000] * 75, "refused": None},
+        {"engine": "x/y-z", "batch_size": 8, "threads": 2, "wall_ns": [], "refused": "it has a fixed batch of 1"},
+    ]
+    found = measured(run, tmp_path / "p", {"sweep": {"settings": {}, "rows": rows, "failures": {}}})
+    section = profile_page.render(found).split("<h2>Batch sizes and threads</h2>")[1].split("</section>")[0]
+    cells = [re.sub(r"<[^>]*>", " ", line).split() for line in section.split("<tbody>")[1].split("</tr>")[:2]]
+    assert cells == [[SOAKED, "8", "2", "16.0", "16.0", "500.0"], ["x/y-z", "8", "2", "–", "–", "–",
+                     "it", "has", "a", "fixed", "batch", "of", "1"]]  # fmt: skip
+    assert "Batch sizes and threads" not in profile_page.render(measured(run, tmp_path / "q", {}))

@@ -24,13 +24,14 @@ class Sleeper:
     def __init__(self, options: Any) -> None:
         self._options = options
         self._runs = 0
+        self.largest_batch = options.get("largest_batch", 1)
 
     def run(self, images: Any) -> tuple[Any, Any]:
         self._runs += 1
         if self._runs > self._options.get("dies_after", 1e9):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._options.get("milliseconds", 0) / 1000)
-        return np.zeros((1, 2), np.float32), np.zeros((1, 4), np.float32)
+        return np.zeros((len(images), 2), np.float32), np.zeros((len(images), 4), np.float32)
 
 
 def missing(precision: str) -> None:
@@ -52,3 +53,10 @@ def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -
     if "refuse" in options:
         raise ToolError(options["refuse"])
     return Sleeper(options)
+
+
+def start_batch(folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int) -> Sleeper:
+    session = start(folder, files, precision=precision, threads=threads)
+    if batch_size > session.largest_batch:
+        raise ToolError(f"it cannot take {batch_size} images at once: the sleeper was told so")
+    return session
