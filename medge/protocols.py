@@ -14,7 +14,17 @@ if TYPE_CHECKING:  # Protocol is in typing since 3.8; kept here so that the devi
 
 from typing import Protocol
 
-__all__ = ["Backend", "Compressor", "DeviceKind", "PowerControl", "QuantRules", "Run", "Session", "Source"]
+__all__ = [
+    "Backend",
+    "Compressor",
+    "DeviceKind",
+    "KeepsCaches",
+    "PowerControl",
+    "QuantRules",
+    "Run",
+    "Session",
+    "Source",
+]
 
 Array = Any
 
@@ -62,6 +72,16 @@ class Backend(Protocol):
 
     def start(self, folder: Path, files: Sequence[str], *, precision: str, threads: int) -> Session:
         """Loads an engine that `build` made; never falls back in silence. Raises MissingError, ToolError."""
+        ...
+
+
+class KeepsCaches(Protocol):
+    """What a backend offers besides where its builds or starts get quicker by what earlier ones left: `cache_pin`, and
+    BUILD_CACHE (a file beside the ONNX, which `build` reads where it is there and writes; a refused one is explained in
+    `<name>.dropped`), or START_CACHE (a folder beside the engine's files, which `start` uses where it is there)."""
+
+    def cache_pin(self) -> Dict[str, str]:
+        """Everything here that such a cache holds for: versions, the GPU, the driver. Raises MissingError."""
         ...
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medge
-from medge import console, conversation, device_book, engines, plugins, predictions, receipts, remote
+from medge import console, conversation, device_book, engine_caches, engines, plugins, predictions, receipts, remote
 from medge.data import dataset
 from medge.device_book import Device
 from medge.errors import IntegrityError, MissingError, ToolError
@@ -99,6 +99,11 @@ def make(section: ProfileSection, inputs: Inputs, scratch: Path, *, device: Devi
         for path, entry in _graphs(inputs["compile"].folder)
     )
     images = profile.write_images(inputs["data"].folder, scratch / "images.npy")
+    caches, kept = engine_caches.load(
+        device.name, backends=[graph.backend for graph in graphs],
+        blobs_of=[engine.sha256 for engine, _ in found] if section.blob_cache else [],
+    )  # fmt: skip
+    files.update(kept)
     spec = Spec(
         id=uuid.uuid4().hex[:16],
         device=device.name,
@@ -112,6 +117,8 @@ def make(section: ProfileSection, inputs: Inputs, scratch: Path, *, device: Devi
         labelled=_labelled(section, inputs["data"].folder, scratch, listed),
         bench=profile.conditions_of(section),
         limit_seconds=section.limit_minutes * 60,
+        caches=caches,
+        blob_cache=section.blob_cache,
     )
     archive = scratch / "job.pyz"
     write_job(archive, sorted({engine.backend for engine in spec.engines} | {graph.backend for graph in graphs}))
@@ -148,6 +155,7 @@ def write_stage(
         raise ToolError(f"Not one engine could be measured on {device.name}: {reasons}", fix="See what it refuses.")
     built = [from_json(Engine, item) for item in result["built"]]
     _keep_built(built, fetched, work)
+    engine_caches.keep(device.name, result, fetched)
     profile.write_raw(work / "raw", measured.series)
     profile.write_raw_scenarios(work / "raw", result["scenarios"])
     about = {**result["device"], "name": device.name, "python": result["python"]}
@@ -172,6 +180,7 @@ def write_stage(
             machines={name: one["machine"] for name, one in result["engines"].items()},
             selftests=_selftests(spec, result, inputs, work / "scratch"),
             metrics=_metrics(spec, result["score"], inputs, work),
+            caches=result.get("caches", []),
         ),
     )
     return {**profile.values_of(report), "device": device.name, "built": [engine.name for engine in built]}

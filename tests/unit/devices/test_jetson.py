@@ -22,8 +22,8 @@ LINES = {
     "tx2": (
         "RAM 1685/7854MB (lfb 1044x4MB) SWAP 278/8192MB (cached 23MB) CPU [0%@1303,0%@345,0%@345,0%@1419,0%@1420,"
         "0%@1421] EMC_FREQ 0%@1866 GR3D_FREQ 0%@140 APE 150 MTS fg 1% bg 8% BCPU@41C MCPU@41C GPU@39C PLL@41C "
-        "Tboard@37C Tdiode@37.25C PMIC@100C thermal@39.9C VDD_IN 1931/1931 VDD_CPU 231/231 VDD_GPU 154/154 VDD_SOC 385/385 "
-        "VDD_WIFI 38/38 VDD_DDR 326/326",
+        "Tboard@37C Tdiode@37.25C PMIC@100C thermal@39.9C VDD_IN 1931/1931 VDD_CPU 231/231 VDD_GPU 154/154 "
+        "VDD_SOC 385/385 VDD_WIFI 38/38 VDD_DDR 326/326",
         (0, [140], ("thermal", 39.9), 1931, "VDD_IN"),
     ),
     # AGX Xavier, no GPU clock, no rail of the whole module: DataDog/datadog-agent, its Jetson check's test sample
@@ -114,8 +114,8 @@ def test_what_is_no_line_of_tegrastats_is_refused(text: str) -> None:
 
 
 # MAXN: github.com/anduril/jetpack-nixos/pull/460. The error after the mode: github.com/NVIDIA-AI-IOT/jetbot/issues/49.
-# The warning before it: many a Nano's owner shows it. The fan's line: github.com/open-rdc/orne-box/issues/16, which ends
-# before the number: the mode behind it is made up here.
+# The warning before it: many a Nano's owner shows it. The fan's line: github.com/open-rdc/orne-box/issues/16, which
+# ends before the number: the mode behind it is made up here.
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
