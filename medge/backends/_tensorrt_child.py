@@ -144,12 +144,13 @@ def _set_flags(trt: Any, config: Any, precision: str) -> None:
 
 def _read_timing(config: Any, path: Path, messages: List[str]) -> None:
     """Gives the builder the measured times of earlier builds. What it does not take is removed, with a message, and it
-    starts with none; a version without timing caches (TensorRT for RTX) has nothing to read."""
+    starts with none: it may refuse them, or (seen with TensorRT for RTX 1.7) warn and begin with an empty cache."""
     if not hasattr(config, "create_timing_cache"):
         return
-    content = path.read_bytes() if path.is_file() else b""
+    content, before = path.read_bytes() if path.is_file() else b"", len(messages)
     cache = config.create_timing_cache(content)
-    if cache is None or not config.set_timing_cache(cache, False):
+    taken = cache is not None and config.set_timing_cache(cache, False)
+    if not taken or any("timing cache" in text.lower() for text in messages[before:]):
         messages.append(f"warning: {DROPPED}")
         if path.is_file():
             path.unlink()

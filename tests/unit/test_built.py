@@ -24,15 +24,15 @@ from medge.workspace import Stage
 from tests.fake_stages import fake_inputs
 from tests.ssh_server import InProcess
 
-NAME = "float/forge-float32"
+NAME = "float/kiln-float32"
 PROTOCOL = ValidateSection(bootstrap=200)
 REFERENCE = Path(__file__).resolve().parents[1] / "plugins/backends/reference.py"
-FORGE = """
+KILN = """
 import os
 def missing(precision):
-    return None if os.environ.get("FORGE") else "Missing: a forge."
+    return None if os.environ.get("KILN") else "Missing: a kiln."
 def versions():
-    return {"forge": os.environ["FORGE"]}
+    return {"kiln": os.environ["KILN"]}
 class _Wrong:
     def __init__(self, session):
         self._session = session
@@ -42,13 +42,13 @@ class _Wrong:
 _right = start
 def start(folder, files, *, precision, threads):
     session = _right(folder, files, precision=precision, threads=threads)
-    return _Wrong(session) if os.environ.get("FORGE") == "wrong" else session
+    return _Wrong(session) if os.environ.get("KILN") == "wrong" else session
 """
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run with its profile stage made on a device that has a forge."""
+    """A run with its profile stage made on a device that has a kiln."""
 
     run: dict[str, Stage]
 
@@ -64,22 +64,22 @@ class Measured:
         return self.run[name].values
 
 
-def measured(folder: Path, *, score: str, forge: str = "1") -> Measured:
+def measured(folder: Path, *, score: str, kiln: str = "1") -> Measured:
     with pytest.MonkeyPatch.context() as patch:
         plugin = folder / "plugin/backends"
         plugin.mkdir(parents=True)
-        (plugin / "forge.py").write_text(REFERENCE.read_text() + FORGE)
+        (plugin / "kiln.py").write_text(REFERENCE.read_text() + KILN)
         patch.setenv("MEDGE_PLUGIN_PATH", str(plugin.parent))
         patch.setenv("MEDGE_DEVICES", str(folder / "devices.json"))
         patch.setenv("HOME", str(folder / "home"))
-        server = InProcess(folder / "server", environment={"FORGE": forge, "MEDGE_PLUGIN_PATH": ""})
+        server = InProcess(folder / "server", environment={"KILN": kiln, "MEDGE_PLUGIN_PATH": ""})
         device_book.add(replace(server.device, python=sys.executable, folder=str(folder / "device")))
         run = fake_inputs(folder / "run", stressed=False)
         _judge(run)
         kept = run["compile"].folder / NAME
         kept.mkdir(parents=True)
         shutil.copyfile(folder / "run/means.onnx", kept / "graph.onnx")
-        write_json(kept / "skipped.json", {"variant": "float", "backend": "forge", "precision": "float32"})
+        write_json(kept / "skipped.json", {"variant": "float", "backend": "kiln", "precision": "float32"})
         section = ProfileSection(device="cart7", blocks=12, seconds=0.1, warmup_seconds=0.0, threads=1, score=score)  # type: ignore[arg-type]
         try:
             return Measured(run).then("profile", profile, section, folder / "6-profile")
@@ -116,12 +116,12 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
 @pytest.fixture(autouse=True)
 def plugin(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The forge is known here too, but not to be had."""
+    """The kiln is known here too, but not to be had."""
     folder = tmp_path_factory.mktemp("plugin") / "backends"
     folder.mkdir()
-    (folder / "forge.py").write_text(REFERENCE.read_text() + FORGE)
+    (folder / "kiln.py").write_text(REFERENCE.read_text() + KILN)
     monkeypatch.setenv("MEDGE_PLUGIN_PATH", str(folder.parent))
-    monkeypatch.delenv("FORGE", raising=False)
+    monkeypatch.delenv("KILN", raising=False)
     monkeypatch.setattr(manifest, "_git_state", lambda: {"commit": "0" * 40, "changed": False})
 
 
@@ -140,13 +140,13 @@ def test_it_is_a_candidate_with_the_verdict_of_what_it_answered_there(scored: Me
     trials = read_json(after.folder("select") / built.FILE)["engines"][NAME]
     assert rows[NAME]["validation"] == trials["validation"]["verdict"]
     assert trials["test"]["flips"]["count"] == 0
-    receipt = read_json(after.folder("profile") / "receipts/float__forge-float32.json")
+    receipt = read_json(after.folder("profile") / "receipts/float__kiln-float32.json")
     assert receipt["metrics"]["set"] == "test"
     assert receipt["metrics"]["images"] == sum(trials["test"]["images"].values())
 
 
 def test_an_engine_that_answers_otherwise_there_fails_the_gate_and_is_dropped(tmp_path: Path) -> None:
-    after = chosen(measured(tmp_path, score="both", forge="wrong"), tmp_path, engine=None)
+    after = chosen(measured(tmp_path, score="both", kiln="wrong"), tmp_path, engine=None)
     choice = read_json(after.folder("select") / "choice.json")
     (row,) = [row for row in choice["candidates"] if row["name"] == NAME]
     assert (row["validation"], row["kept"]) == ("fail", False)
@@ -168,7 +168,7 @@ def test_without_its_answers_it_is_no_candidate_and_the_sentence_says_what_to_do
 
 def test_without_its_receipt_it_is_no_candidate(scored: Measured, tmp_path: Path) -> None:
     copy = _copied(scored, tmp_path)
-    (copy.folder("profile") / "receipts/float__forge-float32.json").unlink()
+    (copy.folder("profile") / "receipts/float__kiln-float32.json").unlink()
     after = chosen(copy, tmp_path, engine=None)
     (one,) = read_json(after.folder("select") / "choice.json")["built_on"]["not_candidates"]
     assert one["reason"] == "it has no receipt: medge profile --device cart7"
@@ -206,7 +206,7 @@ def test_the_bundle_carries_the_plan_and_its_receipt_and_says_that_its_selftest_
 
 def test_its_golden_answers_are_those_of_the_device(scored: Measured, tmp_path: Path) -> None:
     values = shipped(scored, tmp_path).values("package")
-    table = predictions.read(scored.folder("profile") / "predictions/float__forge-float32-test.csv")
+    table = predictions.read(scored.folder("profile") / "predictions/float__kiln-float32-test.csv")
     there = {tuple(row) for row in table.logits.tolist()}
     vectors = bundles.load(tmp_path / "9-package" / values["bundle"]).manifest["golden"]
     assert len(vectors) == 12
@@ -218,7 +218,7 @@ def test_packaging_is_refused_where_the_receipt_is_missing(
     scored: Measured, tmp_path: Path, device: str | None
 ) -> None:
     after = chosen(_copied(scored, tmp_path), tmp_path).then("stress", stress, StressSection(), tmp_path / "8-stress")
-    (after.folder("profile") / "receipts/float__forge-float32.json").unlink()
+    (after.folder("profile") / "receipts/float__kiln-float32.json").unlink()
     with pytest.raises(GateFailed, match="has no receipt"):
         after.then("package", package, PackageSection(device=device), tmp_path / "9-package")
 

@@ -80,21 +80,22 @@ def test_what_goes_wrong_in_tensorrt_is_an_answer(
 
 
 @pytest.mark.parametrize(
-    ("kept", "layers", "dropped"),
+    ("kept", "does", "layers", "dropped"),
     [
-        (None, 1, False),
-        (b'{"version": "10.3.0", "layers": 5}', 6, False),
-        (b'{"version": "8.6.1", "layers": 5}', 1, True),  # another version's
-        (b"\x00 damaged", 1, True),
+        (None, "", 1, False),
+        (b'{"version": "10.3.0", "layers": 5}', "", 6, False),
+        (b'{"version": "8.6.1", "layers": 5}', "", 1, True),  # another version's
+        (b"\x00 damaged", "", 1, True),
+        (b"\x00 damaged", "refuses_timing", 1, True),
     ],
 )
 def test_a_timing_cache_is_used_where_it_fits_and_dropped_with_a_sentence_where_it_does_not(
-    graph: Path, monkeypatch: pytest.MonkeyPatch, kept: bytes | None, layers: int, dropped: bool
+    graph: Path, monkeypatch: pytest.MonkeyPatch, kept: bytes | None, does: str, layers: int, dropped: bool
 ) -> None:
     cache = graph.with_name("timing.cache")
     if kept is not None:
         cache.write_bytes(kept)
-    answer = build(graph, monkeypatch, timing_cache=str(cache))
+    answer = build(graph, monkeypatch, does=does, timing_cache=str(cache))
     assert answer.failure == ""
     assert json.loads(cache.read_bytes()) == {"version": "10.3.0", "layers": layers}
     assert any("timing cache does not fit" in message for message in answer.messages) is dropped

@@ -46,7 +46,7 @@ class Builder:
         config.set_flag = config.flags.add
         config.clear_flag = config.flags.discard
         if DOES != "no_timing":
-            _with_timing_cache(config)
+            _with_timing_cache(config, self.logger)
         return config
 
     def build_serialized_network(self, network: SimpleNamespace, config: SimpleNamespace) -> bytes | None:
@@ -63,7 +63,7 @@ class Builder:
 
 
 class _TimingCache:
-    """Times of one version: `create_timing_cache` gives None for garbage, `set_timing_cache` False for another's."""
+    """Times of one version: garbage becomes an empty one with a warning, `set_timing_cache` refuses another's."""
 
     def __init__(self, content: dict[str, object]) -> None:
         self.content = content
@@ -72,12 +72,15 @@ class _TimingCache:
         return json.dumps(self.content).encode()
 
 
-def _with_timing_cache(config: SimpleNamespace) -> None:
+def _with_timing_cache(config: SimpleNamespace, logger: object) -> None:
     def create(content: bytes) -> _TimingCache | None:
         try:
             return _TimingCache(json.loads(content) if content else {"version": __version__, "layers": 0})
         except ValueError:
-            return None
+            if DOES == "refuses_timing":
+                return None
+            logger.log("Severity.WARNING", "Failed to deserialize timing cache. Returning an empty timing cache.")
+            return _TimingCache({"version": __version__, "layers": 0})
 
     def put(cache: _TimingCache, ignore_mismatch: bool) -> bool:
         if cache.content["version"] != __version__ and not ignore_mismatch:
