@@ -87,7 +87,7 @@ def _receipt_entry(folder: Path, receipt: Receipt) -> dict[str, Any]:
 def engine_package(engine: Engine) -> str:
     """What pip installs on the device, e.g. `openvino==2026.4.1`."""
     package = str(plugins.load("backends", engine.backend).PACKAGE)
-    version = _version(package)
+    version = _version(package) or engine.versions.get(package)
     return f"{package}=={version}" if version else package
 
 

@@ -91,12 +91,11 @@ def opened(path: Path, inputs: Inputs, scratch: Path) -> tuple[Spec, dict[str, A
     fetched = scratch / "fetched"
     fetched.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path) as archive:
-        for engine in result["built"]:
-            for file in engine["files"]:
-                target = fetched / file["sha256"]
-                target.write_bytes(archive.read(f"out/{file['sha256']}"))
-                if sha256_of_file(target) != file["sha256"]:
-                    raise IntegrityError(f"{path}: {file['path']} is not the file that was built.", fix=_AGAIN)
+        for file in remote.brought_files(result):
+            target = fetched / file["sha256"]
+            target.write_bytes(archive.read(f"out/{file['sha256']}"))
+            if sha256_of_file(target) != file["sha256"]:
+                raise IntegrityError(f"{path}: {file['path']} is not the file that was built.", fix=_AGAIN)
     return spec, result, fetched
 
 

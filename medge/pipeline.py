@@ -22,7 +22,7 @@ PARENTS: Mapping[str, Sequence[str]] = {
     "validate": ("data", "finetune", "compile"),  # every engine's own outputs against the float model
     "profile": ("data", "compress", "compile"),  # every engine's latency, in interleaved blocks
     "select": ("compile", "validate", "profile"),  # the operating point
-    "stress": ("data", "finetune", "compile", "validate", "select"),  # the chosen engine off the beaten path
+    "stress": ("data", "finetune", "compile", "validate", "profile", "select"),  # the chosen engine off the beaten path
     "package": ("data", "finetune", "compress", "compile", "validate", "profile", "select", "stress"),  # what ships
 }
 

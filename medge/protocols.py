@@ -19,6 +19,7 @@ __all__ = [
     "BatchStart",
     "Compressor",
     "DeviceKind",
+    "KeepsCaches",
     "PowerControl",
     "QuantRules",
     "Run",
@@ -82,6 +83,16 @@ class BatchStart(Protocol):
         self, folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int
     ) -> Session:
         """As `start`, for uint8 [batch_size, height, width, 3]. Raises ToolError where this engine cannot take it."""
+        ...
+
+
+class KeepsCaches(Protocol):
+    """What a backend offers besides where its builds or starts get quicker by what earlier ones left: `cache_pin`, and
+    BUILD_CACHE (a file beside the ONNX, which `build` reads where it is there and writes; a refused one is explained in
+    `<name>.dropped`), or START_CACHE (a folder beside the engine's files, which `start` uses where it is there)."""
+
+    def cache_pin(self) -> Dict[str, str]:
+        """Everything here that such a cache holds for: versions, the GPU, the driver. Raises MissingError."""
         ...
 
 

@@ -7,7 +7,7 @@ engine that is built again is another one and needs another receipt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Receipt:
     facts_sha256: of `facts`. machine: instructions and versions that decide an engine's numbers. power_mode: None where
     the kind has none. selftest: verdict `pass`, `fail` or `not run`. metrics: point values on a labelled set that was
     run there, if one was. time: UTC. job_seal: of the result that it was made from, None where it was measured here.
+    caches: {kind: {sha256, pin, given}} of what its build (`times`) or its starts (`blob`) used and left; given: the
+    sha256 of the one that it was given, None where it began without.
     """
 
     engine: str
@@ -51,6 +53,7 @@ class Receipt:
     time: str
     job_seal: str | None
     medge: str = medge.__version__
+    caches: dict[str, Any] = field(default_factory=dict)
 
 
 def file_name(engine: str) -> str:
@@ -75,9 +78,10 @@ def find(profile_folder: Path, engine: Engine) -> Receipt | None:
     return receipt if receipt.engine_sha256 == engine.sha256 else None
 
 
-def refuse_without(receipt: Receipt | None, *, device: str, engine: Engine) -> None:
+def refuse_without(receipt: Receipt | None, *, device: str, engine: Engine, judged_there: bool = False) -> None:
     """Raises GateFailed unless `receipt` is of this device (a name or a kind) and its selftest passed there. On `local`
-    validate has run every image, which is more."""
+    validate has run every image, which is more; and so has the device whose engine the trial judged (`judged_there`).
+    """
     again = f"medge profile --device {device}; then medge select; medge package --device {device}"
     if receipt is None:
         raise GateFailed(
@@ -85,7 +89,7 @@ def refuse_without(receipt: Receipt | None, *, device: str, engine: Engine) -> N
         )
     if device not in (receipt.device, receipt.kind):
         raise GateFailed(f"The receipt of {engine.name} is of {receipt.device}, not of {device}.", fix=again)
-    if device != "local" and receipt.selftest["verdict"] != "pass":
+    if device != "local" and not judged_there and receipt.selftest["verdict"] != "pass":
         reason = receipt.selftest.get("reason", "it answers otherwise there")
         raise GateFailed(
             f"{engine.name} did not pass its selftest on {receipt.device} ({receipt.selftest['verdict']}): {reason}.",
@@ -122,6 +126,7 @@ def compared(here: Any, there: Any, *, precision: str) -> dict[str, Any]:
 def made_of(
     engines: Sequence[Engine], report: Mapping[str, Any], *, device: str, machines: Mapping[str, Any],
     selftests: Mapping[str, Any], metrics: Mapping[str, Any], time: str, seal: str | None,
+    caches: Sequence[Mapping[str, Any]] = (),
 ) -> list[Receipt]:  # fmt: skip
     """A receipt for every engine that was measured; `report` is what latency.json holds."""
     facts = report["device"]["facts"]
@@ -146,6 +151,11 @@ def made_of(
             aa_control=report["aa_control"]["verdict"],
             time=time,
             job_seal=seal,
+            caches={
+                one["kind"]: {"sha256": one["file"]["sha256"], "pin": one["pin"], "given": one["given"]}
+                for one in caches
+                if one["engine"] == engine.name
+            },
         )
         for engine in engines
         if engine.name in report["engines"]

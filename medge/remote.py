@@ -23,7 +23,7 @@ from medge.job.spec import RESULT, Spec, seal_of
 from medge.link import LinkCut, NoLogin, Unreachable
 from medge.records import File, sha256_of_file, to_json
 
-__all__ = ["Finished", "Told", "run_job", "verified"]
+__all__ = ["Finished", "Told", "brought_files", "run_job", "verified"]
 
 Told = Callable[[Mapping[str, Any]], None]
 
@@ -186,9 +186,15 @@ class _Job:
 
     def _fetch_built(self, agent: Agent, result: Mapping[str, Any]) -> None:
         self._fetched.mkdir(parents=True, exist_ok=True)
-        for engine in result["built"]:
-            for file in engine["files"]:
-                (self._fetched / file["sha256"]).write_bytes(agent.fetch(f"out/{file['sha256']}"))
+        for file in brought_files(result):
+            (self._fetched / file["sha256"]).write_bytes(agent.fetch(f"out/{file['sha256']}"))
+
+
+def brought_files(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Records of the files that come home with a result, each once: engines that were built there, and caches."""
+    built = [file for engine in result["built"] for file in engine["files"]]
+    found = {file["sha256"]: file for file in [*built, *(cache["file"] for cache in result.get("caches", []))]}
+    return list(found.values())
 
 
 def verified(result: Any, spec: Spec) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medge
-from medge import console, conversation, device_book, engines, plugins, predictions, receipts, remote
+from medge import console, conversation, device_book, engine_caches, engines, plugins, predictions, receipts, remote
 from medge.data import dataset
 from medge.device_book import Device
-from medge.errors import MissingError, ToolError
+from medge.errors import IntegrityError, MissingError, ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.job.spec import Graph, Labelled, Spec
 from medge.link import LinkCut, Unreachable
@@ -99,6 +99,11 @@ def make(section: ProfileSection, inputs: Inputs, scratch: Path, *, device: Devi
         for path, entry in _graphs(inputs["compile"].folder)
     )
     images = profile.write_images(inputs["data"].folder, scratch / "images.npy")
+    caches, kept = engine_caches.load(
+        device.name, backends=[graph.backend for graph in graphs],
+        blobs_of=[engine.sha256 for engine, _ in found] if section.blob_cache else [],
+    )  # fmt: skip
+    files.update(kept)
     spec = Spec(
         id=uuid.uuid4().hex[:16],
         device=device.name,
@@ -112,6 +117,8 @@ def make(section: ProfileSection, inputs: Inputs, scratch: Path, *, device: Devi
         labelled=_labelled(section, inputs["data"].folder, scratch, listed),
         bench=profile.conditions_of(section),
         limit_seconds=section.limit_minutes * 60,
+        caches=caches,
+        blob_cache=section.blob_cache,
     )
     archive = scratch / "job.pyz"
     write_job(archive, sorted({engine.backend for engine in spec.engines} | {graph.backend for graph in graphs}))
@@ -148,6 +155,7 @@ def write_stage(
         raise ToolError(f"Not one engine could be measured on {device.name}: {reasons}", fix="See what it refuses.")
     built = [from_json(Engine, item) for item in result["built"]]
     _keep_built(built, fetched, work)
+    engine_caches.keep(device.name, result, fetched)
     profile.write_raw(work / "raw", measured.series)
     profile.write_raw_scenarios(work / "raw", result["scenarios"])
     about = {**result["device"], "name": device.name, "python": result["python"]}
@@ -171,7 +179,8 @@ def write_stage(
             time=_now(),
             machines={name: one["machine"] for name, one in result["engines"].items()},
             selftests=_selftests(spec, result, inputs, work / "scratch"),
-            metrics=_metrics(result["score"], inputs, work),
+            metrics=_metrics(spec, result["score"], inputs, work),
+            caches=result.get("caches", []),
         ),
     )
     return {**profile.values_of(report), "device": device.name, "built": [engine.name for engine in built]}
@@ -189,7 +198,7 @@ def _labelled(section: ProfileSection, data_folder: Path, scratch: Path, listed:
     if section.score == "none":
         return None
     data = dataset.load(data_folder)
-    rows = data.indices(section.score)
+    rows = np.concatenate([data.indices(split) for split in _splits(section.score)])
     images, table = scratch / "labelled.npy", scratch / "labelled.csv"
     np.save(images, data.read(rows))
     empty = data.predictions(rows, np.zeros((len(rows), len(data.labels))))
@@ -235,24 +244,51 @@ def _selftests(spec: Spec, result: Mapping[str, Any], inputs: Inputs, scratch: P
     return found
 
 
-def _metrics(score: Mapping[str, Any] | None, inputs: Inputs, work: Path) -> dict[str, Any]:
-    """Point values of each engine on the labelled set; its predictions table is left in predictions/."""
+def _metrics(spec: Spec, score: Mapping[str, Any] | None, inputs: Inputs, work: Path) -> dict[str, Any]:
+    """Point values of each engine on the labelled set (of two, on the test images); its predictions tables are left in
+    predictions/."""
     if score is None:
         return {}
-    labels: NDArray[np.int64] = np.asarray(score["label"], dtype=np.int64)
     (work / "predictions").mkdir(exist_ok=True)
-    found = {}
+    found: dict[str, Any] = {}
     for name, rows in score["logits"].items():
-        logits = np.asarray(rows, dtype=np.float64)
-        table = predictions.Predictions(tuple(score["sha256"]), tuple(score["group"]), labels, logits, {})
-        predictions.write(work / "predictions" / f"{name.replace('/', '__')}-{score['set']}.csv", table)
-        found[name] = {
-            "set": score["set"],
-            "images": len(labels),
-            "accuracy": round(float((logits.argmax(axis=1) == labels).mean()), 6),
-            "auc": _auc(labels, logits),
-        }
+        tables = _tables(spec, score, np.asarray(rows, dtype=np.float64), inputs)
+        for split, table in tables.items():
+            predictions.write(work / "predictions" / f"{name.replace('/', '__')}-{split}.csv", table)
+            found[name] = {
+                "set": split,
+                "images": len(table),
+                "accuracy": round(float((table.logits.argmax(axis=1) == table.labels).mean()), 6),
+                "auc": _auc(table.labels, table.logits),
+            }
     return found
+
+
+def _tables(
+    spec: Spec, score: Mapping[str, Any], logits: NDArray[np.float64], inputs: Inputs
+) -> dict[str, predictions.Predictions]:
+    """An engine's answers by split, validation before test. Raises IntegrityError where they are not of the images that
+    were sent."""
+    if spec.labelled is None or spec.labelled.path is not None:
+        labels: NDArray[np.int64] = np.asarray(score["label"], dtype=np.int64)
+        return {
+            score["set"]: predictions.Predictions(tuple(score["sha256"]), tuple(score["group"]), labels, logits, {})
+        }
+    data, found, start = dataset.load(inputs["data"].folder), {}, 0
+    for split in _splits(spec.labelled.name):
+        rows = data.indices(split)
+        part = slice(start, start + len(rows))
+        if score["sha256"][part] != [data.sha256s[row] for row in rows.tolist()] or len(logits[part]) != len(rows):
+            raise IntegrityError(
+                f"The answers of {spec.device} are not of this run's {split} images.", fix="Run the job again."
+            )
+        found[split] = data.predictions(rows, logits[part])
+        start += len(rows)
+    return found
+
+
+def _splits(score: str) -> tuple[str, ...]:
+    return ("validation", "test") if score == "both" else (score,)
 
 
 def _auc(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> float | None:

@@ -88,6 +88,13 @@ class Device:
             values.append(value.value)
         return values[0], values[1]
 
+    @property
+    def driver(self) -> str:
+        """The highest CUDA version of the driver, e.g. `12060`."""
+        value = ctypes.c_int(0)
+        self._call("cuDriverGetVersion", ctypes.byref(value))
+        return str(value.value)
+
     def allocate(self, shape: Tuple[int, ...], dtype: Any) -> Buffer:
         """Zeroed memory on both sides; kept until the process ends."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -20,7 +20,9 @@ from typing import Any, Dict, List, Tuple
 
 from medge import errors
 
-__all__ = ["Answer", "ask", "main"]
+__all__ = ["DROPPED", "Answer", "ask", "main"]
+
+DROPPED = "the timing cache does not fit this TensorRT, GPU or driver, or is damaged, and is dropped"
 
 # TensorRT reads uint8 integers as int8, says so in a warning, and clips half of the values.
 _FATAL_WARNINGS = ("Defaulting to INT8",)
@@ -63,8 +65,8 @@ def ask(request: Dict[str, Any], *, seconds: float) -> Answer:
 
 
 def main() -> int:
-    """The child's side. Requests: {"module", "onnx", "plan" (a path, or null to keep nothing), "precision"} parses and
-    builds; {"module", "load": path} deserialises a plan."""
+    """The child's side. Requests: {"module", "onnx", "plan" (a path, or null to keep nothing), "precision", and
+    "timing_cache" (a path) where one is kept} parses and builds; {"module", "load": path} deserialises a plan."""
     request = json.load(sys.stdin)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what TensorRT prints on stdout goes to stderr
@@ -94,6 +96,9 @@ def _build(request: Dict[str, Any]) -> Dict[str, Any]:
         }
     config = builder.create_builder_config()
     _set_flags(trt, config, request["precision"])
+    timing = Path(request["timing_cache"]) if request.get("timing_cache") else None
+    if timing is not None:
+        _read_timing(config, timing, messages)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return {**answer, "failure": f"TensorRT built no plan: {'; '.join(messages) or 'no reason given'}"}
@@ -103,6 +108,8 @@ def _build(request: Dict[str, Any]) -> Dict[str, Any]:
     data = bytes(plan)
     if request["plan"] is not None:
         Path(request["plan"]).write_bytes(data)
+    if timing is not None:
+        _write_timing(config, timing)
     return {**answer, "layers": network.num_layers, "plan_bytes": len(data)}
 
 
@@ -133,6 +140,27 @@ def _set_flags(trt: Any, config: Any, precision: str) -> None:
         config.clear_flag(trt.BuilderFlag.TF32)
     if hasattr(trt.BuilderFlag, "SPARSE_WEIGHTS"):
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+
+
+def _read_timing(config: Any, path: Path, messages: List[str]) -> None:
+    """Gives the builder the measured times of earlier builds. What it does not take is removed, with a message, and it
+    starts with none: it may refuse them, or (seen with TensorRT for RTX 1.7) warn and begin with an empty cache."""
+    if not hasattr(config, "create_timing_cache"):
+        return
+    content, before = path.read_bytes() if path.is_file() else b"", len(messages)
+    cache = config.create_timing_cache(content)
+    taken = cache is not None and config.set_timing_cache(cache, False)
+    if not taken or any("timing cache" in text.lower() for text in messages[before:]):
+        messages.append(f"warning: {DROPPED}")
+        if path.is_file():
+            path.unlink()
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _write_timing(config: Any, path: Path) -> None:
+    cache = config.get_timing_cache() if hasattr(config, "get_timing_cache") else None
+    if cache is not None:
+        path.write_bytes(bytes(cache.serialize()))
 
 
 def _logger(trt: Any, messages: List[str]) -> Any:

@@ -14,15 +14,19 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from medge.backends import OUTPUTS, QUANTISED, _cuda, check_image, check_ports, check_precision, present
-from medge.backends._tensorrt_child import ask
+from medge.backends._tensorrt_child import DROPPED, ask
 from medge.errors import MissingError, ToolError
 from medge.protocols import QuantRules, Session
 
-__all__ = ["GRAPH_CHECK", "PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "versions"]
+__all__ = [
+    "BUILD_CACHE", "GRAPH_CHECK", "PACKAGE", "PRECISIONS", "QUANT", "build", "cache_pin", "missing", "start",
+    "versions",
+]  # fmt: skip
 
 PACKAGE = "tensorrt"
 PRECISIONS = ("float32",)
 QUANT = QuantRules(activations="int8")
+BUILD_CACHE = "timing.cache"  # beside the graph: read where it is there, and written
 GRAPH_CHECK = "medge.trt_check"  # the host module that proves a graph where there is no GPU
 
 _GET = (
@@ -50,15 +54,27 @@ def versions() -> Dict[str, str]:
     return {"tensorrt": _package().__version__, "gpu": device.name, "compute_capability": f"{major}.{minor}"}
 
 
+def cache_pin() -> Dict[str, str]:
+    """What a timing cache holds for: measured times of kernels of this version on this GPU with this driver."""
+    _refuse_missing(QUANTISED)
+    device = _cuda.Device()
+    return {"tensorrt": _package().__version__, "gpu": device.name, "driver": device.driver}
+
+
 def build(onnx: Path, folder: Path, *, precision: str) -> List[str]:
-    """Builds `folder/engine.plan` and `plan.json` (what it was built with), and loads it once to prove it.
+    """Builds `folder/engine.plan` and `plan.json` (what it was built with), and loads it once to prove it. A timing
+    cache beside the graph is used and written again; one that TensorRT does not take is dropped.
     Raises MissingError, and ToolError with TensorRT's own words."""
     _refuse_missing(precision)
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "engine.plan"
-    request = {"module": "tensorrt", "onnx": str(onnx), "plan": str(plan), "precision": precision}
+    request = {
+        "module": "tensorrt", "onnx": str(onnx), "plan": str(plan), "precision": precision,
+        "timing_cache": str(onnx.with_name(BUILD_CACHE)),
+    }  # fmt: skip
     for question in (request, {"module": "tensorrt", "load": str(plan)}):
         answer = ask(question, seconds=_BUILD_SECONDS)
+        _note_dropped(onnx, answer.messages)
         if answer.failure:
             if plan.exists():
                 plan.unlink()
@@ -81,6 +97,13 @@ def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -
             fix="Build it here from the graph: plans are not portable.",
         )
     return _Running(_package(), plan.read_bytes(), _cuda.Device())
+
+
+def _note_dropped(onnx: Path, messages: Sequence[str]) -> None:
+    """What TensorRT said of a timing cache that it did not take, in a file beside it, for whoever laid it there."""
+    said = [text for text in messages if DROPPED in text]
+    if said:
+        onnx.with_name(BUILD_CACHE + ".dropped").write_text(said[0].partition(": ")[2], encoding="utf-8")
 
 
 class _Running:

@@ -1,6 +1,8 @@
-"""Lines of NVIDIA's `tegrastats`, as JetPack 4 to 7 print them. Light ring.
+"""Lines of NVIDIA's `tegrastats`. Light ring.
 
-https://docs.nvidia.com/jetson/archives/r36.4/DeveloperGuide/AT/JetsonLinuxDevelopmentTools/TegrastatsUtility.html
+What its words mean: NVIDIA's Developer Guide, "tegrastats Utility", e.g. for L4T 32.5
+https://docs.nvidia.com/jetson/archives/l4t-archived/l4t-325/Tegra%20Linux%20Driver%20Package%20Development%20Guide/AppendixTegraStats.html
+The other forms were read from lines that owners published: tests/unit/devices/test_jetson.py names them.
 """
 
 from __future__ import annotations
@@ -15,15 +17,19 @@ _DATE = re.compile(r"^(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d)\s")
 _RAM = re.compile(r"\bRAM (\d+)/(\d+)MB")
 # `GR3D_FREQ 10%@1300`, `GR3D_FREQ 0%@[1300,1300]`, `GR3D_FREQ @[1000,1000,1000]`, `GR3D_FREQ 37%`
 _GPU = re.compile(r"\bGR3D_FREQ (?:(\d+)%)?(?:@(?:(\d+)|\[([^\]]*)\]))?")
-# `CPU@47.5C`, and since JetPack 7 with the highest so far, `cpu@45.687C/45.687C`
+# `CPU@47.5C`, and in newer releases with the highest so far, `cpu@45.687C/45.687C`
 _TEMPERATURE = re.compile(r"(?<=\s)(\w+)@(-?\d+(?:\.\d+)?)C(?=[\s/]|$)")
 # `VDD_IN 14025/14416`, `VDD_IN 2763mW/2846mW`, `VDD_IN 3848mW/3848mW/3848mW`: now, mean, highest
 _POWER = re.compile(r"(?<=\s)([A-Z][A-Z0-9_]+) (\d+)(?:mW)?/(\d+)(?:mW)?(?=[\s/]|$)")
 _NOT_A_RAIL = ("RAM", "SWAP", "IRAM", "NC")
 _TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
-# AGX Orin shows no rail for the whole module; its power is the sum of these three (NVIDIA's Developer Guide, Software
-# Based Power Consumption Modeling). VDDQ_VDD2_1V8AO is a part of VIN_SYS_5V0.
-_PARTS = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
+# Boards that show no rail for the whole module: rails beside each other, whose sum is the largest scope there is. From
+# https://github.com/energymon/energymon/blob/master/jetson/JetsonPowerRails.md, which infers them from NVIDIA's design
+# guides and forum; VDDQ_VDD2_1V8AO of AGX Orin is left out, since VIN_SYS_5V0 feeds it. Nobody of medge measured it.
+_PARTS = (
+    ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),  # AGX Orin
+    ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),  # AGX Xavier
+)
 
 
 def parse(line: str) -> Dict[str, Any]:
@@ -50,8 +56,9 @@ def total_power(rails_mw: Dict[str, int]) -> Tuple[Optional[int], Optional[str]]
     for name in _TOTALS:
         if name in rails_mw:
             return rails_mw[name], name
-    if all(name in rails_mw for name in _PARTS):
-        return sum(rails_mw[name] for name in _PARTS), " + ".join(_PARTS)
+    for parts in _PARTS:
+        if all(name in rails_mw for name in parts):
+            return sum(rails_mw[name] for name in parts), " + ".join(parts)
     return None, None
 
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from medge.measuring import Conditions
 from medge.records import Engine, File, sha256_of_json
 
-__all__ = ["RESULT", "SCHEMA", "Graph", "Labelled", "Spec", "seal_of"]
+__all__ = ["RESULT", "SCHEMA", "Cache", "Graph", "Labelled", "Spec", "seal_of"]
 
 SCHEMA = 1
 RESULT = "result.json"
@@ -42,10 +42,21 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What an earlier job on this device brought home (medge.job.caches). pin: what it holds for, as a whole."""
+
+    backend: str
+    kind: str
+    pin: Dict[str, str]
+    file: File
+
+
+@dataclass(frozen=True)
 class Spec:
     """One job. `images` is a .npy of real images, uint8 [n, height, width, 3], for timing and for the selftest.
 
-    threads: None leaves it to the device: all cores that it allows. bench: None measures nothing.
+    threads: None leaves it to the device: all cores that it allows. bench: None measures nothing. blob_cache: engines
+    may start from compiled blobs, which a bundle does not do.
     """
 
     id: str
@@ -61,6 +72,8 @@ class Spec:
     bench: Optional[Conditions]
     limit_seconds: float
     schema: int = SCHEMA
+    caches: Tuple[Cache, ...] = ()
+    blob_cache: bool = False
 
     @property
     def sha256(self) -> str:
@@ -71,9 +84,10 @@ class Spec:
         return [file for engine in self.engines for file in engine.files] + [graph.file for graph in self.graphs]
 
     def private_files(self) -> List[File]:
-        """Images: never kept on a device."""
+        """Images, and caches of the host's: never kept on a device."""
         labelled = [self.labelled.images, self.labelled.table] if self.labelled is not None else []
-        return [self.images, *(file for file in labelled if file is not None)]
+        caches = [cache.file for cache in self.caches]
+        return [self.images, *(file for file in labelled if file is not None), *caches]
 
 
 def seal_of(result: Dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from medge import plugins
 from medge.errors import DataError, IntegrityError, MedgeError, MissingError, ToolError
+from medge.job.caches import Caches
 from medge.job.spec import Graph, Labelled, Spec
 from medge.measuring import Measured, measure
 from medge.records import (
@@ -55,9 +56,15 @@ class Steps:
         """Everything but the result's frame. Raises MedgeError where the job as a whole cannot be done."""
         kind = plugins.load("devices", self._spec.kind)
         facts = kind.facts()
+        caches = Caches(
+            self._spec, self._folder, self._out, cpu=facts.get("cpu"), find=self._file,
+            note=lambda text: self._tell({"step": "note", "text": text}),
+        )  # fmt: skip
         self._lay_out()
-        built = self._build()
+        built = self._build(caches)
         self._drop_unready()
+        for engine, folder in self._engines:
+            caches.before_start(engine, folder, plugins.load("backends", engine.backend))
         images = self._file(self._spec.images)
         if np.load(str(images), mmap_mode="r").dtype != np.uint8:
             raise DataError("The job's images are not uint8.", fix="Make the job again.")
@@ -77,6 +84,7 @@ class Steps:
             "measured": None if measured is None else asdict(measured.steady),
             "scenarios": {} if measured is None else measured.others,
             "failures": self._failures,
+            "caches": caches.collected(),
         }
 
     def _about(self, engine: Engine) -> Dict[str, Any]:
@@ -99,7 +107,7 @@ class Steps:
                 return store / file.sha256
         raise DataError(f"{file.path} did not come with the job.", fix="Repeat the command; export the job again.")
 
-    def _build(self) -> List[Dict[str, Any]]:
+    def _build(self, caches: Caches) -> List[Dict[str, Any]]:
         """Engines that can only be built here; their files are left in `out`, named by their sha256."""
         built = []
         for number, graph in enumerate(self._spec.graphs, start=1):
@@ -107,7 +115,7 @@ class Steps:
                 {"step": "build", "text": f"build {graph.name}", "done": number, "total": len(self._spec.graphs)}
             )
             try:
-                engine = self._build_one(graph)
+                engine = self._build_one(graph, caches)
             except MedgeError as error:
                 self._fail(graph.name, error)
                 continue
@@ -119,7 +127,7 @@ class Steps:
             built.append(to_json(engine))
         return built
 
-    def _build_one(self, graph: Graph) -> Engine:
+    def _build_one(self, graph: Graph, caches: Caches) -> Engine:
         backend = plugins.load("backends", graph.backend)
         lack = backend.missing(graph.precision)
         if lack is not None:
@@ -133,7 +141,9 @@ class Steps:
         source = self._folder / "graphs" / graph.name / "graph.onnx"
         _link(self._file(graph.file), source)
         folder.mkdir(parents=True)
+        caches.before_build(graph, backend, source)
         names = backend.build(source, folder, precision=graph.precision)
+        caches.after_build(graph, backend, source)
         files = tuple(file_record(folder, folder / name) for name in sorted(names))
         engine = Engine(graph.variant, graph.backend, graph.precision, files, graph.file.sha256, made_with)
         if self._kept is not None:

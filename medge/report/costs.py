@@ -44,6 +44,7 @@ def candidates(found: Found) -> list[Row]:
         {
             **row,
             "number": number,
+            "shown": found.named(row["name"]),
             "p50": milliseconds(row["p50_ms"]),
             "p90": milliseconds(row["p90_ms"]),
             "size": f"{row['bytes'] / 1e6:.2f}",

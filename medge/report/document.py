@@ -27,6 +27,7 @@ BLOCKS = {
     "trials": ("validate", "trials.json"),
     "latency": ("profile", "latency.json"),
     "choice": ("select", "choice.json"),
+    "built": ("select", "built.json"),
     "stress": ("stress", "stress.json"),
     "history": ("finetune", "history.json"),
     "model": ("finetune", "model.json"),

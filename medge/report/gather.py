@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medge import engines, predictions
+from medge import built, engines, predictions
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import IntegrityError
@@ -36,6 +36,7 @@ class Found:
     trials: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     choice: dict[str, Any] = field(default_factory=dict)
+    built: dict[str, Any] = field(default_factory=dict)
     stress: dict[str, Any] = field(default_factory=dict)
     stale: tuple[str, ...] = ()  # finished stages that were made from others than are there now: not shown
 
@@ -45,9 +46,12 @@ class Found:
 
     @property
     def judged(self) -> dict[str, dict[str, Any]]:
-        """Trials by engine, then by split."""
-        found: dict[str, dict[str, Any]] = self.trials.get("engines", {})
-        return found
+        """Trials by engine, then by split; those of engines that a device built come last."""
+        return {**self.trials.get("engines", {}), **self.built.get("engines", {})}
+
+    def named(self, engine: str) -> str:
+        """An engine's name, and where it was built if not here."""
+        return f"{engine} (built on {self.built['device']})" if engine in self.built.get("engines", {}) else engine
 
     @property
     def focus(self) -> str | None:
@@ -59,7 +63,8 @@ class Found:
     def table(self, name: str, split: str) -> Predictions:
         """The predictions of an engine, or of `float`, on a split. Raises DataError."""
         path = f"predictions/{name.replace('/', '__')}-{split}.csv"
-        return predictions.read(checked(self.folders["validate"], path, self.records["validate"]))
+        stage = "profile" if name in self.built.get("engines", {}) else "validate"
+        return predictions.read(checked(self.folders[stage], path, self.records[stage]))
 
     def images(self, name: str, split: str) -> Predictions:
         """The same with each image once, as the trial counts: pixel-identical copies are left out."""
@@ -102,13 +107,20 @@ def gather(run: Path) -> Found:
         variants=[read_json(path) for path in sorted(folders["compress"].glob("*/variant.json"))]
         if "compress" in folders
         else [],
-        engines=[engine for engine, _ in engines.load_all(folders["compile"])] if "compile" in folders else [],
+        engines=_engines(folders),
         trials=document("validate", "trials.json"),
         latency=document("profile", "latency.json"),
         choice=document("select", "choice.json"),
+        built=document("select", built.FILE),
         stress=document("stress", "stress.json"),
         stale=stale,
     )
+
+
+def _engines(folders: dict[str, Path]) -> list[Engine]:
+    here = engines.load_all(folders["compile"]) if "compile" in folders else []
+    there = built.load_all(folders["profile"]) if "profile" in folders else []
+    return [engine for engine, _ in [*here, *there]]
 
 
 def checked(folder: Path, name: str, record: dict[str, Any]) -> Path:

@@ -168,6 +168,7 @@ def _select(found: Found) -> dict[str, Any] | None:
         "prefer": found.choice["prefer"],
         "limits": limits,
         "by_hand": found.choice["by_hand"],
+        "built_on": found.choice.get("built_on"),
     }
 
 

@@ -56,7 +56,7 @@ def verdict_rows(found: Found) -> list[dict[str, str]]:
         )
         rows.append(
             {
-                "engine": f"→ {name}" if name == found.choice.get("chosen") else name,
+                "engine": f"→ {found.named(name)}" if name == found.choice.get("chosen") else found.named(name),
                 "verdict": trial["verdict"],
                 "AUC": share(_value(metrics, "auc"), 4),
                 "change ≥": signed(deciding(checks_by_name["auc"]), 4),

@@ -62,16 +62,20 @@ class ProfileSection(Section):
     asked for. estimate: kinds of machines that do not answer, e.g. `[jetson-orin-nano]`; never ranked.
 
     device: `local`, a name of the device book, or the kind of the only one there (medge devices add). score: run a
-    labelled split there too; data_on_device: PATH.npy and PATH.csv of a labelled set that lies there and stays there.
+    labelled split there too; `both`, validation and test, lets select choose engines that were built there;
+    data_on_device: PATH.npy and PATH.csv of a labelled set that lies there and stays there.
     limit_minutes: a job on a device that takes longer is ended. keep_on_device: `engines` stay there, so that they are
-    sent once, or `nothing` does; images never stay. result: set by `medge profile --import`.
+    sent once, or `nothing` does; images never stay. blob_cache: OpenVINO's engines
+    start there from compiled blobs, kept by this host between jobs; a bundle has none, so its cold start is longer.
+    result: set by `medge profile --import`.
     """
 
     device: str = "local"
-    score: Literal["none", "validation", "test"] = "none"
+    score: Literal["none", "validation", "test", "both"] = "none"
     data_on_device: str | None = None
     limit_minutes: Annotated[float, Field(gt=0)] = 60.0
     keep_on_device: Literal["engines", "nothing"] = "engines"
+    blob_cache: bool = False
     result: str | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     blocks: Annotated[int, Field(ge=10)] = 100

@@ -15,7 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from medge import console, engines, golden, manifest, receipts
+from medge import built, console, golden, manifest, receipts
+from medge.built import Place
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import GateFailed, IntegrityError, ToolError
@@ -23,7 +24,6 @@ from medge.package_runtime import runtime_files, write_runtime
 from medge.receipts import Receipt
 from medge.records import (
     NOTICE,
-    Engine,
     read_json,
     sha256_of_file,
     sha256_of_json,
@@ -34,6 +34,7 @@ from medge.records import (
 from medge.runtime import bundle as bundles
 from medge.runtime.bundle import RUNTIME, SEAL, OperatingPoint
 from medge.sections import PackageSection
+from medge.stages.validate import FLOAT, table_path
 from medge.workspace import Inputs
 
 __all__ = ["DEPLOY", "fingerprint", "publish", "run"]
@@ -54,11 +55,19 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
     folder = work / name
     shutil.rmtree(folder, ignore_errors=True)  # of a killed run: building it again takes seconds
     folder.mkdir()
-    engine = _copy_engine(inputs["compile"].folder, choice["chosen"], folder / _ENGINE)
+    place = built.place_of(inputs, choice["chosen"])
+    engine = place.engine
+    _copy_engine(place, folder / _ENGINE)
     point = _operating_point(choice)
-    receipt = _receipt(section, inputs["profile"].folder, engine, folder)
-    _write_bundle(folder, name, engine, data, point, inputs, choice, recipe, count=section.golden, receipt=receipt)
-    _pass_selftest(folder)
+    receipt = _receipt(section, inputs["profile"].folder, place, folder)
+    _write_bundle(folder, name, place, data, point, inputs, choice, recipe, count=section.golden, receipt=receipt)
+    if not place.built_there:
+        _pass_selftest(folder)
+    elif receipt is not None:
+        console.warn(
+            f"{engine.name} runs on {receipt.device} only, which built it: the bundle's selftest was not run. Run it "
+            f"there: python3 {RUNTIME} selftest"
+        )
     return {
         "bundle": name,
         "engine": engine.name,
@@ -67,6 +76,7 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
         "bytes": sum((folder / path).stat().st_size for path in bundles.files_in(folder)),
         "golden": len(read_json(folder / bundles.MANIFEST)["golden"]),
         "validated_on": receipt.device if receipt is not None else None,
+        "selftest": "not run: the engine runs on the device that built it" if place.built_there else "pass",
     }
 
 
@@ -109,25 +119,24 @@ def _is_same(source: Path, target: Path) -> bool:
     return (source / SEAL).read_bytes() == (target / SEAL).read_bytes()
 
 
-def _copy_engine(compile_folder: Path, name: str, folder: Path) -> Engine:
-    """Copies the files of the engine called `name`, checked, to `folder`. Raises IntegrityError."""
-    found = [item for item in engines.load_all(compile_folder) if item[0].name == name]
-    if not found:
-        raise IntegrityError(f"There is no engine '{name}' in {compile_folder}.", fix="Run medge select again.")
-    engine, source = found[0]
-    for file in engine.files:
+def _copy_engine(place: Place, folder: Path) -> None:
+    """Copies an engine's files, checked, to `folder`. Raises IntegrityError."""
+    for file in place.engine.files:
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file.path, folder / file.path)
-    verify_files(folder, engine.files)
-    return engine
+        shutil.copyfile(place.folder / file.path, folder / file.path)
+    verify_files(folder, place.engine.files)
 
 
-def _receipt(section: PackageSection, profile_folder: Path, engine: Engine, folder: Path) -> Receipt | None:
-    """Copies the engine's receipt into the bundle. Raises GateFailed where the bundle is for a device and there is
-    none of it: nothing is called validated for a machine that it did not run on."""
-    receipt = receipts.find(profile_folder, engine)
-    if section.device is not None:
-        receipts.refuse_without(receipt, device=section.device, engine=engine)
+def _receipt(section: PackageSection, profile_folder: Path, place: Place, folder: Path) -> Receipt | None:
+    """Copies the engine's receipt into the bundle. Raises GateFailed where the bundle is for a device (one whose engine
+    was built there always is) and there is none of it: nothing is called validated for a machine that it did not run
+    on."""
+    receipt = receipts.find(profile_folder, place.engine)
+    device = section.device
+    if place.built_there and device is None:
+        device = read_json(profile_folder / "latency.json")["device"]["name"]
+    if device is not None:
+        receipts.refuse_without(receipt, device=device, engine=place.engine, judged_there=place.built_there)
     if receipt is not None:
         receipts.write_all(folder, [receipt])
     return receipt
@@ -142,7 +151,7 @@ def _operating_point(choice: dict[str, Any]) -> OperatingPoint:
 def _write_bundle(
     folder: Path,
     name: str,
-    engine: Engine,
+    place: Place,
     data: DataSet,
     point: OperatingPoint,
     inputs: Inputs,
@@ -152,15 +161,14 @@ def _write_bundle(
     count: int,
     receipt: Receipt | None,
 ) -> None:
-    tables = inputs["validate"].folder / "predictions"
+    engine = place.engine
     refusal = inputs["stress"].folder / "ood.json"
     ood = read_json(refusal) if refusal.is_file() else None
-    stem = engine.name.replace("/", "__")
     vectors = golden.write(
         folder,
         data,
-        float_test=tables / "float-test.csv",
-        engine_test=tables / f"{stem}-test.csv",
+        float_test=table_path(inputs["validate"].folder, FLOAT, "test"),
+        engine_test=table_path(place.tables, engine.name, "test"),
         point=point,
         count=count,
         **({} if ood is None else _golden_limits(ood)),
@@ -169,7 +177,7 @@ def _write_bundle(
         shutil.copyfile(inputs["stress"].folder / "ood.npy", folder / ood["manifest"]["file"])
     if len(vectors) < count:
         console.warn(f"the bundle carries {len(vectors)} golden vectors, not {count}: there are no more test images.")
-    trials = read_json(inputs["validate"].folder / "trials.json")
+    trials = built.trials_of(inputs)
     latency = read_json(inputs["profile"].folder / "latency.json")
     write_runtime(folder / RUNTIME, [engine.backend])
     write_text(folder / "README.md", "")  # so that the manifest can be composed, then listed with its text

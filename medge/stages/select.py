@@ -1,7 +1,7 @@
 """Select: the operating point. Candidates are judged on validation; the chosen one's verdict on test is the stage's.
 
 Writes `choice.json`: the chosen engine (null where none is left), its operating point, the sentence that says why,
-and every candidate with what spoke against it.
+and every candidate with what spoke against it; and `built.json`, the trials of engines that the device built, if any.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medge import engines, predictions
+from medge import built, console, engines, predictions
 from medge.errors import ToolError
 from medge.predictions import Predictions
 from medge.records import Engine, read_json, write_json
@@ -34,6 +34,13 @@ def run(section: SelectSection, inputs: Inputs, work: Path, seed: int) -> dict[s
     trials = judged["engines"]
     latency = read_json(inputs["profile"].folder / "latency.json")
     found = [engine for engine, _ in engines.load_all(inputs["compile"].folder)]
+    folder = inputs["profile"].folder
+    there = built.judged(folder, inputs["validate"].folder, latency, seed=seed)
+    if there is not None:
+        trials = {**trials, **there.trials}
+        judged = {**judged, "engines": trials}
+        found += [engine for engine, _ in built.load_all(folder)]
+        write_json(work / built.FILE, {"schema": 1, "device": there.device, "engines": there.trials})
     candidates = [
         _candidate(engine, trials[engine.name]["validation"], latency["engines"][engine.name])
         for engine in found
@@ -43,10 +50,11 @@ def run(section: SelectSection, inputs: Inputs, work: Path, seed: int) -> dict[s
         raise ToolError("No engine has both predictions and latencies.", fix="See what validate and profile reported.")
     limits = Limits(**section.limits.model_dump())
     choice = choose(candidates, _ratios(latency), prefer=section.prefer, limits=limits, engine=section.engine)
-    document = {**_document(choice, trials, section), "operating_point": None}
+    document = {**_document(choice, trials, section), "operating_point": None, **_built_there(there, latency)}
     if choice.chosen is not None:
         document["operating_point"] = _operating_point(judged, choice.chosen.name)
-        table = predictions.read(table_path(inputs["validate"].folder, choice.chosen.name, "validation"))
+        tables = built.place_of(inputs, choice.chosen.name).tables
+        table = predictions.read(table_path(tables, choice.chosen.name, "validation"))
         _check_decisions(table, document["operating_point"], trials[choice.chosen.name]["validation"])
     write_json(work / "choice.json", document)
     return {key: document[key] for key in ("chosen", "verdict", "sentence", "operating_point")}
@@ -66,6 +74,19 @@ def _candidate(engine: Engine, validation: Mapping[str, Any], latency: Mapping[s
         memory_mb=latency["peak_memory_mb"],
         compressed=(engine.variant, engine.precision) != ("float", "float32"),
     )
+
+
+def _built_there(there: built.Judged | None, latency: Mapping[str, Any]) -> dict[str, Any]:
+    """Which candidates the device built, and which of its engines are none, with the reason, said aloud."""
+    if there is None:
+        return {}
+    left_out = []
+    for name, reason in there.not_judged.items():
+        p50 = latency["engines"].get(name, {}).get("p50_ms")
+        left_out.append({"name": name, "p50_ms": p50, "reason": reason})
+        takes = "" if p50 is None else f" and takes {p50:.3g} ms"
+        console.warn(f"{name} was built on {there.device}{takes}, but is no candidate: {reason}.")
+    return {"built_on": {"device": there.device, "engines": sorted(there.trials), "not_candidates": left_out}}
 
 
 def _number(value: float | None) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medge import console, engines, flip_pictures, refusal, robustness
+from medge import built, console, engines, flip_pictures, refusal, robustness
 from medge.data import dataset
 from medge.data.files import images_below, state_of
 from medge.engine_outputs import Runner
@@ -39,6 +39,8 @@ def run(section: StressSection, inputs: Inputs, work: Path, seed: int) -> dict[s
     choice = read_json(inputs["select"].folder / "choice.json")
     if choice["chosen"] is None:
         raise GateFailed("No engine was chosen, so there is nothing to stress.", fix="Loosen a limit: medge select.")
+    if built.place_of(inputs, choice["chosen"]).built_there:
+        return _not_run(choice, work)
     data = dataset.load(inputs["data"].folder)
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -64,6 +66,22 @@ def run(section: StressSection, inputs: Inputs, work: Path, seed: int) -> dict[s
     document["saliency"] = flip_pictures.draw(
         flips, runner, pairs, inputs["finetune"].folder, work, temperatures=temperatures
     )
+    write_json(work / "stress.json", document)
+    return _values(document)
+
+
+def _not_run(choice: dict[str, Any], work: Path) -> dict[str, Any]:
+    """The document for an engine that only the device that built it can run: nothing was tried, and it says so."""
+    name, device = choice["chosen"], choice["built_on"]["device"]
+    why = (
+        f"{name} was built on {device} and runs there only: corruptions, the refusal of unlike images and saliency "
+        "were not tried, and the bundle judges any picture"
+    )
+    console.warn(f"{why}.")
+    document = {
+        "schema": 1, "engine": name, "reference": name, "corruptions": None, "ood": None, "saliency": [],
+        "not_run": why,
+    }  # fmt: skip
     write_json(work / "stress.json", document)
     return _values(document)
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from medge import device_book, engines
+from medge import device_book, engine_caches, engines
 from medge.device_book import Device
 from medge.records import read_json, sha256_of_file, write_json
+from medge.sections import ProfileSection
 from medge.stages import profile
 from tests import remote_run
 from tests.remote_run import SECTION
@@ -20,6 +21,9 @@ from tests.ssh_server import InProcess
 
 FORGE = """
 import json, os
+BUILD_CACHE = "timing.cache"
+def cache_pin():
+    return {"forge": os.environ["FORGE"]}
 def missing(precision):
     return None if os.environ.get("FORGE") else "Missing: a forge."
 def build(onnx, folder, *, precision):
@@ -27,6 +31,8 @@ def build(onnx, folder, *, precision):
         log.write("built ")
     if b"refuse" in onnx.read_bytes():
         raise ToolError("The forge refused the graph.")
+    beside = onnx.with_name(BUILD_CACHE)
+    beside.write_text((beside.read_text() if beside.exists() else "") + "+")
     (folder / "engine.plan").write_text(json.dumps({"milliseconds": 1}))
     return ["engine.plan"]
 """
@@ -55,14 +61,16 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Path) -> Iterat
     server.stop()
 
 
-def measured(folder: Path, graph: bytes = b"graph", **more: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+def measured(
+    folder: Path, graph: bytes = b"graph", *, section: ProfileSection = SECTION, **more: dict[str, Any]
+) -> tuple[dict[str, Any], Path]:
     inputs = remote_run.write_inputs(folder / "run", {"float/sleeper-float32": {}, **more})
     kept = inputs["compile"].folder / "float/forge-float32"
     kept.mkdir(parents=True)
     (kept / "graph.onnx").write_bytes(graph)
     write_json(kept / "skipped.json", {"variant": "float", "backend": "forge", "precision": "float32", "reason": "x"})
     (folder / "work").mkdir()
-    return profile.run(SECTION, inputs, folder / "work", 0), folder / "work"
+    return profile.run(section, inputs, folder / "work", 0), folder / "work"
 
 
 def test_an_engine_is_built_there_once_and_brought_home_with_its_receipt(
@@ -88,6 +96,22 @@ def test_a_kept_engine_that_was_changed_is_built_again(device: Device, tmp_path:
         (record,) = Path(str(device.folder)).glob("files/built-*.json")
         (record.parent / read_json(record)["files"][0]["sha256"]).write_text("spoiled")
     assert log.read_text() == "built built "
+
+
+def test_times_of_one_build_come_home_go_out_with_the_next_job_and_leave_nothing_there(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    section = SECTION.model_copy(update={"keep_on_device": "nothing"})
+    times = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        _, work = measured(folder, section=section)
+        times.append(read_json(work / "receipts/float__forge-float32.json")["caches"]["times"])
+        assert not Path(str(device.folder)).exists()
+    assert times[0]["given"] is None
+    assert times[1]["given"] == times[0]["sha256"]
+    assert (engine_caches.folder_of("cart7") / times[1]["sha256"]).read_text() == "++"
 
 
 def test_a_graph_that_is_refused_there_is_named_and_the_others_are_measured(device: Device, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import pytest
 
 from medge import trt_check
 from medge.backends import tensorrt
+from medge.backends._tensorrt_child import DROPPED, ask
 from medge.errors import MissingError
 from medge.lowering.net import load
 from medge.onnx_lint import lint
 from medge.onnx_lowering import lower
 from tests import nets
+from tests.fake_stages import write_onnx
 
 
 def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +41,24 @@ def test_a_lowered_graph_of_every_block_parses_and_builds(tmp_path: Path, quanti
     assert (answer.failure, answer.messages) == ("", ())
     assert answer.layers > 0
     assert answer.plan_bytes > 0
+
+
+@pytest.mark.trt_check
+@pytest.mark.usefixtures("parser")
+def test_nvidias_builder_says_of_a_damaged_timing_cache_that_it_begins_with_none(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "graph.onnx", size=32)
+    cache = tmp_path / "timing.cache"
+    request = {
+        "module": trt_check.MODULE, "onnx": str(tmp_path / "graph.onnx"), "plan": None, "precision": "float32",
+        "timing_cache": str(cache),
+    }  # fmt: skip
+    first = ask(request, seconds=120)
+    assert (first.failure, first.messages) == ("", ())
+    assert cache.stat().st_size > 0
+    cache.write_bytes(b"damaged" * 50)
+    second = ask(request, seconds=120)
+    assert second.failure == ""
+    assert any(DROPPED in message for message in second.messages)
 
 
 @pytest.mark.trt_check

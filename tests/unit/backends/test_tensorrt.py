@@ -79,6 +79,34 @@ def test_what_goes_wrong_in_tensorrt_is_an_answer(
     assert not any("much" in message for message in answer.messages)
 
 
+@pytest.mark.parametrize(
+    ("kept", "does", "layers", "dropped"),
+    [
+        (None, "", 1, False),
+        (b'{"version": "10.3.0", "layers": 5}', "", 6, False),
+        (b'{"version": "8.6.1", "layers": 5}', "", 1, True),  # another version's
+        (b"\x00 damaged", "", 1, True),
+        (b"\x00 damaged", "refuses_timing", 1, True),
+    ],
+)
+def test_a_timing_cache_is_used_where_it_fits_and_dropped_with_a_sentence_where_it_does_not(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, kept: bytes | None, does: str, layers: int, dropped: bool
+) -> None:
+    cache = graph.with_name("timing.cache")
+    if kept is not None:
+        cache.write_bytes(kept)
+    answer = build(graph, monkeypatch, does=does, timing_cache=str(cache))
+    assert answer.failure == ""
+    assert json.loads(cache.read_bytes()) == {"version": "10.3.0", "layers": layers}
+    assert any("timing cache does not fit" in message for message in answer.messages) is dropped
+
+
+def test_a_tensorrt_without_timing_caches_builds_without_one(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = graph.with_name("timing.cache")
+    assert build(graph, monkeypatch, does="no_timing", timing_cache=str(cache)).failure == ""
+    assert not cache.exists()
+
+
 def test_a_plan_that_does_not_load_is_an_answer(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FAKE))
     monkeypatch.setenv("FAKE_TRT_DOES", "bad_plan")

@@ -45,6 +45,8 @@ class Builder:
         config = SimpleNamespace(flags={"TF32"})
         config.set_flag = config.flags.add
         config.clear_flag = config.flags.discard
+        if DOES != "no_timing":
+            _with_timing_cache(config, self.logger)
         return config
 
     def build_serialized_network(self, network: SimpleNamespace, config: SimpleNamespace) -> bytes | None:
@@ -55,7 +57,39 @@ class Builder:
         if DOES == "no_plan":
             self.logger.log("Severity.ERROR", "Could not find any implementation")
             return None
+        if getattr(config, "timing", None) is not None:
+            config.timing.content["layers"] += 1
         return json.dumps({"network": network.flags, "config": sorted(config.flags)}).encode()
+
+
+class _TimingCache:
+    """Times of one version: garbage becomes an empty one with a warning, `set_timing_cache` refuses another's."""
+
+    def __init__(self, content: dict[str, object]) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return json.dumps(self.content).encode()
+
+
+def _with_timing_cache(config: SimpleNamespace, logger: object) -> None:
+    def create(content: bytes) -> _TimingCache | None:
+        try:
+            return _TimingCache(json.loads(content) if content else {"version": __version__, "layers": 0})
+        except ValueError:
+            if DOES == "refuses_timing":
+                return None
+            logger.log("Severity.WARNING", "Failed to deserialize timing cache. Returning an empty timing cache.")
+            return _TimingCache({"version": __version__, "layers": 0})
+
+    def put(cache: _TimingCache, ignore_mismatch: bool) -> bool:
+        if cache.content["version"] != __version__ and not ignore_mismatch:
+            return False
+        config.timing = cache
+        return True
+
+    config.create_timing_cache, config.set_timing_cache = create, put
+    config.get_timing_cache = lambda: config.timing
 
 
 class OnnxParser:
