@@ -11,7 +11,8 @@ latency interleaved with the float engines. optimum-intel and Olive pin other ve
     python -m venv PEERS && PEERS/bin/pip install "optimum-intel[openvino,nncf]" olive-ai onnxruntime "torch<2.14" timm
 
 A tool that is absent or fails is a row that says so. --work FOLDER keeps models and predictions: a second start
-measures latency alone. --images is for trials. Run it on a quiet machine. Writes benchmarks/results/quantise_side_by_side.json.
+measures latency alone. --images is for trials. Run it on a quiet machine.
+Writes benchmarks/results/quantise_side_by_side.json.
 """
 
 from __future__ import annotations
