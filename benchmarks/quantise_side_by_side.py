@@ -39,6 +39,7 @@ from medge.predictions import Predictions
 from medge.records import NOTICE, Engine, read_json, sha256_of_file, sha256_of_json, to_json, write_json
 from medge.runtime.child import logits_in_child
 from medge.sections import ProfileSection, ValidateSection
+from medge.stages.validate import FLOAT, table_path
 from medge.statistics.latency import paired_ratio
 from medge.trial import judge
 
@@ -122,13 +123,16 @@ def judged(
     """{engine: {"validation", "test"}: Trial} against the run's float tables, by the run's own protocol; and, by name,
     why an engine gave no answers that can be judged."""
     rows = {split: subset(data, split, chosen.images) for split in ("validation", "test")}
-    reference = {split: float_table(chosen.run, data, split, of) for split, of in rows.items()}
+    reference = {split: table_of_run(chosen.run, data, FLOAT, split, of) for split, of in rows.items()}
     trials: dict[str, Any] = {}
     refused: dict[str, str] = {}
     for engine, folder in found:
         print(f"{engine.name}: predictions", file=sys.stderr)
         try:
-            own = {split: answers(engine, folder, data, of, work) for split, of in rows.items()}
+            own = {
+                split: of_run(engine, chosen.run, data, split, of) or answers(engine, folder, data, of, work)
+                for split, of in rows.items()
+            }
             trials[engine.name] = {
                 split: judge(
                     reference["validation"], own["validation"], reference[split], own[split], section=protocol, seed=0
@@ -138,6 +142,13 @@ def judged(
         except MedgeError as error:
             refused[engine.name] = error.message
     return trials, refused
+
+
+def of_run(engine: Engine, run: Path, data: DataSet, split: str, rows: Any) -> Predictions | None:
+    """The run's own predictions of one of its engines, made by the runtime that is installed here; else None."""
+    if not engine.versions or engine.versions != plugins.load("backends", engine.backend).versions():
+        return None
+    return table_of_run(run, data, engine.name, split, rows)
 
 
 def answers(engine: Engine, folder: Path, data: DataSet, rows: Any, work: Path) -> Predictions:
@@ -161,13 +172,13 @@ def subset(data: DataSet, split: str, images: int | None) -> Any:
     return rows[np.linspace(0, len(rows) - 1, images).astype(int)]
 
 
-def float_table(run: Path, data: DataSet, split: str, rows: Any) -> Predictions:
-    """What the torch model said of `rows`, from the run's own table. Raises DataError where it says nothing."""
-    table = predictions.read(run / "5-validate" / "predictions" / f"float-{split}.csv")
+def table_of_run(run: Path, data: DataSet, name: str, split: str, rows: Any) -> Predictions:
+    """What an engine of the run, or the torch model as `float`, said of `rows`. Raises DataError for a lacking row."""
+    table = predictions.read(table_path(run / "5-validate", name, split))
     index = {digest: k for k, digest in enumerate(table.sha256)}
     missing = [k for k in rows.tolist() if data.sha256s[k] not in index]
     if missing:
-        raise DataError(f"The float table lacks {len(missing)} {split} images.", fix="Validate again: medge validate.")
+        raise DataError(f"{name} lacks {len(missing)} {split} images.", fix="Validate again: medge validate.")
     return data.predictions(rows, table.logits[[index[data.sha256s[k]] for k in rows.tolist()]])
 
 
