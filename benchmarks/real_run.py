@@ -21,7 +21,11 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    document = condensed(parser.parse_args().run)
+    parser.add_argument("--command", help="how the run was made, where the recipe alone does not say it")
+    chosen = parser.parse_args()
+    document = condensed(chosen.run)
+    if chosen.command:
+        document["command"] = chosen.command
     path = RESULTS / f"{document['run'].replace('-', '_')}.json"
     write_json(path, document)
     print(path)
