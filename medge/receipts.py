@@ -68,7 +68,8 @@ def write_all(folder: Path, receipts: Sequence[Receipt]) -> None:
 
 
 def find(profile_folder: Path, engine: Engine) -> Receipt | None:
-    """The receipt of exactly this engine; None where there is none. Raises IntegrityError for one that was changed."""
+    """The receipt of exactly this engine; None where there is none. Raises IntegrityError where its facts were changed;
+    the record of the profile stage guards the file as a whole."""
     path = profile_folder / FOLDER / file_name(engine.name)
     if not path.is_file():
         return None

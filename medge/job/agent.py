@@ -85,10 +85,15 @@ class Agent:
 
     def do_open(self, job: str, who: str, grace_seconds: float, keep: bool) -> Dict[str, Any]:
         """Takes the lock for `job`, or comes back to it where it is held for it already."""
-        os.makedirs(self._root, mode=0o700, exist_ok=True)
         until = time.monotonic() + 15
         while True:
-            lock = supervisor.take(os.path.join(self._root, "lock"))
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            try:
+                lock = supervisor.take(os.path.join(self._root, "lock"))
+            except FileNotFoundError:  # a job that closes takes its folder away
+                if time.monotonic() > until:
+                    raise
+                continue
             if lock is not None:
                 break
             holder = supervisor.holder(self._root)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -133,11 +133,12 @@ class Steps:
         if lack is not None:
             raise MissingError(lack)
         made_with = backend.versions()
-        key = sha256_of_json([graph.backend, graph.precision, graph.file.sha256, made_with])
+        pin: Dict[str, str] = getattr(backend, "cache_pin", dict)()  # the GPU, its driver: a plan is of these too
+        key = sha256_of_json([graph.backend, graph.precision, graph.file.sha256, made_with, pin])
         folder = self._folder / "engines" / graph.name
         found = self._kept_build(key, folder)
         if found is not None:
-            return found
+            return replace(found, variant=graph.variant)  # another name's graph may have been the same
         source = self._folder / "graphs" / graph.name / "graph.onnx"
         _link(self._file(graph.file), source)
         folder.mkdir(parents=True)

@@ -113,7 +113,8 @@ def _search(bench: _Bench, section: SearchSection, found: list[CompressedVariant
 def _variant(
     bench: _Bench, name: str, variant: Variant, *, works: Sequence[Path] = (), log: Sequence[str] = ()
 ) -> CompressedVariant:
-    """Tries the variant's chains in order and keeps the first that passes the gate, else the last.
+    """Tries the variant's chains in order and keeps the first that passes the gate with no more flips than wanted, else
+    of those that pass the one with the fewest flips, else the last.
 
     Where none passes as it is, they are mended by a rollback, again in order: a chain that somebody wrote down to be
     tried is worth more than a layer found on some hundred images.
@@ -123,16 +124,23 @@ def _variant(
     if (folder / "variant.json").is_file():
         return load(folder)
     tried: list[str] = list(log)
+    attempts: list[tuple[CompressedVariant, Path, tuple[Step, ...]]] = []
     for k, section in _order(variant):
         chain = variant.first_passing[k]
         place = bench.work / "scratch" / name / (str(k) if section is None else f"{k}-rollback")
         folders = works or _works(bench.work / "scratch" / name, variant, k)
         attempt = _attempt(bench, name, chain, place, folders, section)
         tried += attempt.log
+        attempts.append((attempt, place, chain))
         console.say(f"{name}: {attempt.log[-1]}".replace("[", r"\["))
         if attempt.verdict == "pass" and _flips_enough(attempt.gate, variant.rollback):
             break
-    why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate and it is the last"
+    passing = [one for one in attempts if one[0].verdict == "pass"]
+    passing = [one for one in passing if _flips_enough(one[0].gate, variant.rollback)] or passing
+    attempt, place, chain = min(passing, key=lambda one: one[0].gate["flips"]["rate"]) if passing else attempts[-1]
+    why = "it passed the gate" if passing else "no chain passed the gate and it is the last"
+    if passing and not _flips_enough(attempt.gate, variant.rollback):
+        why += " with the fewest flips, more than the rollback was to leave"
     kept = CompressedVariant(
         name, attempt.quantised, attempt.chain, [*tried, f"[{_names(chain)}] is kept: {why}."],
         attempt.onnx_sha256, attempt.verdict, attempt.gate, attempt.in_float,

@@ -130,13 +130,19 @@ def _copy_engine(place: Place, folder: Path) -> None:
 def _receipt(section: PackageSection, profile_folder: Path, place: Place, folder: Path) -> Receipt | None:
     """Copies the engine's receipt into the bundle. Raises GateFailed where the bundle is for a device (one whose engine
     was built there always is) and there is none of it: nothing is called validated for a machine that it did not run
-    on."""
+    on. A receipt that would not do for its own device, as of a selftest that failed there, is left out and told."""
     receipt = receipts.find(profile_folder, place.engine)
     device = section.device
     if place.built_there and device is None:
         device = read_json(profile_folder / "latency.json")["device"]["name"]
     if device is not None:
         receipts.refuse_without(receipt, device=device, engine=place.engine, judged_there=place.built_there)
+    elif receipt is not None:
+        try:
+            receipts.refuse_without(receipt, device=receipt.device, engine=place.engine)
+        except GateFailed as error:
+            console.warn(f"the bundle is not called validated on {receipt.device}: {error}")
+            return None
     if receipt is not None:
         receipts.write_all(folder, [receipt])
     return receipt

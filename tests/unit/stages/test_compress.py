@@ -21,8 +21,10 @@ from medge.compressors import Context
 from medge.data import dataset
 from medge.errors import IntegrityError, RecipeError
 from medge.recipe import parse
+from medge.records import sha256_of_file
 from medge.sections import CompressSection, Step, Variant
 from medge.stages import compress
+from medge.variants import CompressedVariant
 from tests.synthetic_run import write_data
 
 
@@ -225,3 +227,42 @@ def test_a_variant_without_rollback_says_nothing_of_layers(inputs: Any, work: Pa
     compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
     kept = variants.load(work / "v")
     assert (kept.in_float, len(kept.log)) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "kept", "words"),
+    [
+        # (chain, with a rollback): verdict, share of flips
+        ({(0, 0): ("fail", 0.02), (1, 0): ("pass", 0.004)}, (1, 0.004), "it passed the gate."),
+        (
+            {(0, 0): ("pass", 0.008), (1, 0): ("fail", 0.02), (0, 1): ("pass", 0.007), (1, 1): ("fail", 0.03)},
+            (0, 0.007),
+            "with the fewest flips, more than the rollback was to leave.",
+        ),
+        (
+            {(0, 0): ("fail", 0.03), (1, 0): ("fail", 0.02), (0, 1): ("fail", 0.03), (1, 1): ("fail", 0.02)},
+            (1, 0.02),
+            "no chain passed the gate and it is the last.",
+        ),
+    ],
+)
+def test_a_chain_that_passes_is_kept_whatever_comes_after_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcomes: Any, kept: Any, words: str
+) -> None:
+    chains = ((Step(compressor="ptq"),), (Step(compressor="qat"),))
+    variant = Variant(first_passing=chains, rollback={"flips": 0.005})
+
+    def attempt(bench: Any, name: str, chain: Any, place: Path, works: Any, section: Any) -> CompressedVariant:
+        verdict, flips = outcomes[chains.index(chain), int(section is not None)]
+        (place / "done").mkdir(parents=True)
+        (place / "done" / "model.onnx").write_text(f"{chain[0].compressor} {flips}")
+        (place / "done" / "validation.csv").write_text("")
+        digest = sha256_of_file(place / "done" / "model.onnx")
+        steps = [step.model_dump(mode="json") for step in chain]
+        return CompressedVariant("v", True, steps, ["tried"], digest, verdict, {"flips": {"rate": flips}})
+
+    monkeypatch.setattr(compress, "_attempt", attempt)
+    found = compress._variant(SimpleNamespace(work=tmp_path), "v", variant)  # type: ignore[arg-type]
+    assert (["ptq", "qat"].index(found.chain[0]["compressor"]), found.gate["flips"]["rate"]) == kept
+    assert found.log[-1].endswith(words)
+    assert (tmp_path / "v" / "model.onnx").read_text().endswith(str(kept[1]))

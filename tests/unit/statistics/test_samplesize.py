@@ -45,11 +45,16 @@ def test_the_power_of_a_normal_bound_is_the_textbooks() -> None:
 
 
 def test_a_spread_that_grows_with_the_loss_needs_more_images() -> None:
-    plain = factor_for_difference(0.02**2, 0.03, alpha=0.05)
-    skewed = factor_for_difference(0.02**2, 0.03, alpha=0.05, reach=0.04, skewness=-0.5)
-    assert plain is not None
-    assert skewed is not None
-    assert skewed > plain > 1
+    """At the same reach; towards the other side of the margin the spread shrinks, and fewer do."""
+    for side in (1, -1):
+        even, worse, better = (
+            factor_for_difference(0.02**2, side * 0.03, alpha=0.05, reach=0.04, skewness=side * skewness)
+            for skewness in (0.0, -0.5, 0.5)
+        )
+        assert even is not None
+        assert worse is not None
+        assert better is not None
+        assert worse > even > better > 1
 
 
 def test_a_skewed_mean_leaves_the_margin_as_often_as_predicted() -> None:
