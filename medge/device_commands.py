@@ -33,7 +33,10 @@ def add(device: Device, url: str | None, *, accept: bool, ask: Callable[[str], b
     key = host_key(device)
     console.stderr.print(f"{device.url} shows the key {key.fingerprint}", markup=False, soft_wrap=True)
     if not accept and not ask("Is it the machine's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub)?"):
-        raise RecipeError("Nothing was recorded.", fix="Compare the fingerprint, then say yes, or give --yes.")
+        why = "" if is_terminal() else " There is no terminal to ask at, and piped answers are not taken."
+        raise RecipeError(
+            f"Nothing was recorded.{why}", fix="Compare the fingerprint, then say yes at a terminal, or give --yes."
+        )
     device = Device(**{**device.__dict__, "host_key": key.public})
     device_book.add(device)
     return _shown(device, f"{device.name} is recorded: medge devices doctor {device.name}", fingerprint=key.fingerprint)

@@ -257,7 +257,9 @@ def _record_again(device: Device) -> str:
     return f"medge devices remove {device.name}; {again}"
 
 
-_REACH = "Is it on, and are address and port right? Try: ssh -p PORT USER@HOST. Without a network: --export job.zip"
+_REACH = (
+    "Is it on, and are address and port right? Try to reach it with ssh. Without a network: medge devices add --offline"
+)
 
 
 class _Loop:
