@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--finetuned", type=Path, help="medge's own checkpoint, for medge-all-layers")
     chosen = parser.parse_args()
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # the documented way to block a module
     sys.path.append(str(ROOT))
     make, packages = METHODS[chosen.method]
     begun = time.monotonic()
@@ -73,7 +73,7 @@ def onnxruntime_static(chosen: argparse.Namespace, images: np.ndarray, **options
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
             self._images = each(images)
 
@@ -157,7 +157,7 @@ def olive_data(images: np.ndarray) -> Any:
     from olive.data.config import DataConfig
     from olive.data.registry import Registry
 
-    @Registry.register_dataset("calibration_arrays")  # type: ignore[untyped-decorator]
+    @Registry.register_dataset("calibration_arrays")  # type: ignore[untyped-decorator]  # nor has olive
     def arrays(**_: Any) -> Any:
         return [({INPUT: torch.from_numpy(image)}, 0) for image in images]
 

@@ -15,10 +15,12 @@ import typer
 
 from medge import launch
 from medge.cli_devices import devices_app
+from medge.cli_options import Json, Run, Set, finish
+from medge.cli_profile import profile
 from medge.errors import MedgeError
 from medge.records import NOTICE
 
-__all__ = ["app", "finish", "main"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     help=f"Compress, compile, prove not worse, ship: medical image classifiers for the edge. [dim]{NOTICE}[/dim]",
@@ -30,12 +32,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at images before anything is trained on them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(devices_app, name="devices")
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Run = Annotated[str | None, typer.Option("--run", metavar="NAME", help="The run under runs/; else the newest.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be repeated.")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -148,74 +144,7 @@ def validate(
         finish(commands.judge_tables(predictions, fitted_on, settings or [], name=name), json)
 
 
-@app.command()
-def profile(
-    device: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="local, a name or kind of the device book; several, or all:KIND, side by side."
-        ),
-    ] = None,
-    export: Annotated[
-        Path | None, typer.Option("--export", metavar="JOB.zip", help="For a machine without a network: write the job.")
-    ] = None,
-    import_: Annotated[
-        Path | None, typer.Option("--import", metavar="RESULT.zip", help="Read what such a job wrote there.")
-    ] = None,
-    data_on_device: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Score PATH.npy and PATH.csv, which lie on the device and stay.")
-    ] = None,
-    cache: Annotated[
-        bool,
-        typer.Option("--cache/--no-cache", help="Engines may stay on the device; or nothing may."),
-    ] = True,
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="steady (always), sporadic, cold, soak or sweep; may be repeated."),
-    ] = None,
-    batch_size: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Sweep: so many images at once; may be repeated.")
-    ] = None,
-    threads: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Sweep: so many threads; may be repeated.")
-    ] = None,
-    power_mode: Annotated[
-        str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
-    ] = None,
-    lock_clocks: Annotated[
-        bool, typer.Option("--lock-clocks", help="Measure with clocks at their highest, then put them back.")
-    ] = False,
-    estimate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MACHINE", help="Also estimate for a machine that is not here, e.g. jetson-orin-nano."),
-    ] = None,
-    name: Run = None,
-    settings: Set = None,
-    json: Json = False,
-) -> None:
-    """Measure the latency of all engines in interleaved blocks, here or on another machine."""
-    from medge import commands, measured, profile_commands
-
-    profile_commands.refuse_unclear(device, export=export, import_=import_)
-    changes = profile_commands.settings_of(device, data_on_device, cache=cache)
-    changes += measured.profile_settings(
-        device=None,
-        scenarios=scenario,
-        power_mode=power_mode,
-        lock_clocks=lock_clocks,
-        estimate=estimate,
-        batch_sizes=batch_size,
-        threads=threads,
-    )
-    folder, recipe = commands.start(None, name, settings or [], options=changes)
-    if export is not None:
-        finish(profile_commands.export_job(folder, recipe, export), json)
-    elif import_ is not None:
-        finish(profile_commands.import_result(folder, name, import_, settings or []), json)
-    elif profile_commands.is_fleet(device):
-        finish(profile_commands.measure_fleet(folder, recipe, device or []), json)
-    else:
-        finish(commands.run_stages(folder, recipe, ("profile",)), json)
+app.command()(profile)
 
 
 @app.command()
@@ -299,18 +228,6 @@ def _continue(
 ) -> None:
     folder, recipe = commands.start(None, name, settings or [], options=options)
     finish(commands.run_stages(folder, recipe, (stage,)), json)
-
-
-def finish(outcome: Any, json: bool) -> None:
-    """Prints an outcome; exit 5 where a gate did not pass."""
-    if json:
-        import json as standard
-
-        typer.echo(standard.dumps(outcome.document, indent=2, allow_nan=False))
-    else:
-        outcome.show()
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
 
 
 def _stop(number: int, _: object) -> NoReturn:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from medge.cli_options import Json, finish
 
 __all__ = ["devices_app"]
 
 devices_app = typer.Typer(help="Other machines to measure on, over ssh; `local` is this one.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A device of the book, or the kind of the only one.")]
 
 
@@ -35,7 +36,7 @@ def add(
     def ask(question: str) -> bool:
         return device_commands.is_terminal() and typer.confirm(question, err=True)
 
-    _finish(device_commands.add(device, url, accept=yes, ask=ask, offline=offline), json)
+    finish(device_commands.add(device, url, accept=yes, ask=ask, offline=offline), json)
 
 
 @devices_app.command("list")
@@ -43,7 +44,7 @@ def list_(json: Json = False) -> None:
     """The machines that --device can name."""
     from medge import device_commands
 
-    _finish(device_commands.list_devices(), json)
+    finish(device_commands.list_devices(), json)
 
 
 @devices_app.command("doctor")
@@ -51,7 +52,7 @@ def doctor(name: Name, json: Json = False) -> None:
     """Is it ready? Link, Python, packages, space, permission, clock, kind; each problem with its fix."""
     from medge import device_commands
 
-    _finish(device_commands.doctor(name), json)
+    finish(device_commands.doctor(name), json)
 
 
 @devices_app.command("clean")
@@ -59,7 +60,7 @@ def clean(name: Name, json: Json = False) -> None:
     """Remove the engines that jobs keep there so as not to send them twice."""
     from medge import device_commands
 
-    _finish(device_commands.clean(name), json)
+    finish(device_commands.clean(name), json)
 
 
 @devices_app.command("remove")
@@ -69,10 +70,4 @@ def remove(
     """Forget a machine."""
     from medge import device_commands
 
-    _finish(device_commands.remove(name), json)
-
-
-def _finish(outcome: Any, json: bool) -> None:
-    from medge.cli import finish
-
-    finish(outcome, json)
+    finish(device_commands.remove(name), json)

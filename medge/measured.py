@@ -42,26 +42,19 @@ def profile_settings(
 
 def show_latencies(folder: Path) -> None:
     """The table of what was measured, and aloud what makes it unstable."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from medge import report
 
     rows, unstable = report.latency_table(folder)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("engine", "machine") else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    console.stderr.print(table)
-    _show_sweep(report.sweep_table(folder))
+    _show(rows, left=("engine", "machine"))
+    _show(report.sweep_table(folder), left=("engine", ""))
     if unstable:
         console.say("[bold red]unstable[/bold red]")
         console.stderr.print(f"{unstable}.", markup=False)
     console.stderr.print(f"profile {folder / report.PROFILE}", soft_wrap=True)
 
 
-def _show_sweep(rows: list[dict[str, str]]) -> None:
+def _show(rows: list[dict[str, str]], *, left: tuple[str, ...]) -> None:
+    """A table of rows that have the same columns, those of `left` aligned so; nothing where there are none."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -69,7 +62,7 @@ def _show_sweep(rows: list[dict[str, str]]) -> None:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("engine", "") else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     console.stderr.print(table)

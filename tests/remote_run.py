@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from medge.device_book import Device
 from medge.records import sha256_of_file, write_json
 from medge.sections import ProfileSection
 from medge.workspace import Stage
@@ -49,3 +50,10 @@ def write_engine(compile_folder: Path, name: str, options: dict[str, Any]) -> No
         {"variant": variant, "backend": backend, "precision": precision, "files": [file], "onnx_sha256": "0",
          "versions": {}},
     )  # fmt: skip
+
+
+def left(device: Device) -> list[str]:
+    """The files in a device's folder."""
+    assert device.folder is not None
+    root = Path(device.folder)
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())

@@ -12,18 +12,17 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 from medge import plugins
 from medge.compressors import Context
 from medge.data import dataset
-from medge.model import Classifier, create, specify
+from medge.model import Classifier
 from medge.onnx_export import onnx_from_torch
 from tests.synthetic_run import write_data
+from tests.teachers import SIZE, teacher_of
 
 FAMILIES = ("efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "vgg16_bn", "mobilenetv3_small_100")
 CHEAP = {"epochs": 1, "images_per_epoch": 2, "batch_size": 2, "subset_size": 2}
-SIZE = 64
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
 @pytest.fixture(scope="module", params=FAMILIES)
 def teacher(request: pytest.FixtureRequest, data: dataset.DataSet) -> Classifier:
     """Random weights, with BatchNorm statistics of real activations so that no layer is dead."""
-    torch.manual_seed(0)
-    model = create(specify(request.param, classes=2, head="batchnorm", dropout=0.2, size=SIZE))
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.from_numpy(data.read(data.indices("train")[:8])))
-    return model.eval().requires_grad_(False)
+    return teacher_of(request.param, data)
 
 
 def _cheapest(options: type) -> Any:

@@ -11,9 +11,10 @@ from tests.teachers import SIZE, teacher_of
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
+    """Of the module's own SIZE, where it has one."""
     folder = tmp_path_factory.mktemp("data") / "1-data"
-    write_data(folder, images=40, size=SIZE)
+    write_data(folder, images=40, size=getattr(request.module, "SIZE", SIZE))
     return dataset.load(folder)
 
 

@@ -14,16 +14,8 @@ from medge.compressors import Context, ptq, qat
 from medge.data import dataset
 from medge.errors import RecipeError
 from medge.model import Classifier, create, specify
-from tests.synthetic_run import write_data
 
 SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
-    folder = tmp_path_factory.mktemp("data") / "1-data"
-    write_data(folder, images=40, size=SIZE)
-    return dataset.load(folder)
 
 
 @pytest.fixture(scope="module")

@@ -262,7 +262,8 @@ def test_a_chain_that_passes_is_kept_whatever_comes_after_it(
         return CompressedVariant("v", True, steps, ["tried"], digest, verdict, {"flips": {"rate": flips}})
 
     monkeypatch.setattr(compress, "_attempt", attempt)
-    found = compress._variant(SimpleNamespace(work=tmp_path), "v", variant)  # type: ignore[arg-type]
+    bench: Any = SimpleNamespace(work=tmp_path)
+    found = compress._variant(bench, "v", variant)
     assert (["ptq", "qat"].index(found.chain[0]["compressor"]), found.gate["flips"]["rate"]) == kept
     assert found.log[-1].endswith(words)
     assert (tmp_path / "v" / "model.onnx").read_text().endswith(str(kept[1]))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,36 +21,11 @@ from tests.remote_run import SECTION
 from tests.ssh_server import Cutter, InProcess, free_port
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
-    one = InProcess(tmp_path_factory.mktemp("server"))
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-def device(server: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
-    """A device in the book, its folder fresh."""
-    remote_run.use_sleeper(monkeypatch)
-    monkeypatch.setenv("MEDGE_DEVICES", str(tmp_path / "devices.json"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # nobody's ssh config
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    one = replace(server.device, python=sys.executable, folder=str(tmp_path / "device"))
-    device_book.add(one)
-    return one
-
-
 def measured(tmp_path: Path, engines: Any = None, **changes: Any) -> tuple[dict[str, Any], Path]:
     inputs = remote_run.write_inputs(tmp_path / "run", engines)
     work = tmp_path / "work"
     work.mkdir()
     return profile.run(SECTION.model_copy(update=changes), inputs, work, 0), work
-
-
-def left(device: Device) -> list[str]:
-    assert device.folder is not None
-    root = Path(device.folder)
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
 def script(path: Path, text: str) -> str:
@@ -103,7 +76,7 @@ def test_images_never_stay_and_engines_are_sent_once(
     monkeypatch.setattr(remote._Job, "_send", noted)
     measured(tmp_path)
     assert sorted(sent) == ["images.npy", "job.pyz", "options.json", "options.json"]
-    assert len(left(device)) == 3
+    assert len(remote_run.left(device)) == 3
     sent.clear()
     (tmp_path / "again").mkdir()
     measured(tmp_path / "again")
@@ -126,7 +99,7 @@ def test_an_engine_that_kills_its_process_is_a_result(tmp_path: Path, device: De
 def test_where_no_engine_runs_the_tool_is_blamed(tmp_path: Path, device: Device) -> None:
     with pytest.raises(ToolError, match="no such kernel"):
         measured(tmp_path, {"float/sleeper-float32": {"refuse": "no such kernel"}})
-    assert [name for name in left(device) if not name.startswith("files/")] == []
+    assert [name for name in remote_run.left(device) if not name.startswith("files/")] == []
 
 
 def test_an_engine_package_that_is_missing_there_is_named(
@@ -134,7 +107,7 @@ def test_an_engine_package_that_is_missing_there_is_named(
 ) -> None:
     plugin = tmp_path / "plugin/backends"
     plugin.mkdir(parents=True)
-    text = (Path(__file__).parent / "sleeper_plugin/backends/sleeper.py").read_text()
+    text = (Path(__file__).parents[1] / "sleeper_plugin/backends/sleeper.py").read_text()
     lacks = '    return "the package absent is not installed. Install it: pip install absent"'
     (plugin / "absent.py").write_text(text.replace("    return None", lacks, 1))
     monkeypatch.setenv("MEDGE_PLUGIN_PATH", str(plugin.parent))
@@ -168,7 +141,7 @@ def test_the_test_split_is_scored_there_when_asked(tmp_path: Path, device: Devic
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path, device: Device) -> None:
     with pytest.raises(ToolError, match="took longer than 3 s"):
         measured(tmp_path, {"float/sleeper-float32": {"milliseconds": 500}}, limit_minutes=0.05)
-    assert [name for name in left(device) if not name.startswith("files/")] == []
+    assert [name for name in remote_run.left(device) if not name.startswith("files/")] == []
 
 
 def test_two_jobs_at_once_are_refused_and_the_first_goes_on(tmp_path: Path, device: Device) -> None:
@@ -309,61 +282,3 @@ class TestTheHost:
         shown = link.host_key(replace(device, host_key=None))
         assert shown.public == device.host_key
         assert shown.fingerprint.startswith("SHA256:")
-
-
-def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "asyncssh", None)
-    with pytest.raises(MissingError) as caught:
-        link.refuse_missing_package()
-    assert caught.value.fix == "Install it: pip install 'medge[ssh]'"
-
-
-def test_the_doctor_finds_a_device_well(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = {check.name: check for check in doctor.examine(device)}
-    assert [name for name, check in checks.items() if not check.ok] == []
-    assert {"link", "python", "numpy", "Pillow", "engines", "folder", "clock", "kind"} == set(checks)
-    assert left(device) == []
-
-
-def test_the_doctor_sees_a_clock_that_is_off(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = doctor._clock(time.time() - 7200)
-    assert not check.ok
-    assert "timedatectl" in check.fix
-
-
-def test_a_device_that_does_not_answer_is_taken_for_what_it_was(
-    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = profile.fingerprint(SECTION)
-    silent = device_book.find("cart7")
-    assert silent.facts is not None
-    monkeypatch.setattr(
-        conversation, "connected", lambda _: (_ for _ in ()).throw(link.LinkCut("cut", fix=""))
-    )  # fmt: skip
-    assert profile.fingerprint(SECTION) == before
-    with pytest.raises(MissingError):
-        remote_profile.facts_of(replace(silent, facts=None))
-
-
-def test_another_machine_is_measured_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = profile.fingerprint(SECTION)
-    monkeypatch.setattr(remote_profile, "facts_of", lambda _: {"cpu": "another"})
-    assert profile.fingerprint(SECTION) != here
-
-
-def test_devices_add_records_the_key_after_showing_its_fingerprint(
-    server: InProcess, device: Device, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from typer.testing import CliRunner
-
-    from medge import cli
-
-    device_book.remove("cart7")
-    address = f"ssh://nurse@127.0.0.1:{server.device.port}"
-    asked = ["devices", "add", "cart7", address, "--identity", str(server.device.identity), "--json"]
-    refused = CliRunner().invoke(cli.app, asked)
-    assert "Nothing was recorded" in str(refused.exception)
-    assert device_book.devices() == []
-    done = json.loads(CliRunner().invoke(cli.app, [*asked, "--yes"]).stdout)
-    assert done["fingerprint"].startswith("SHA256:")
-    assert device_book.find("cart7").host_key == server.device.host_key

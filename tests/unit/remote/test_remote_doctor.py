@@ -1,0 +1,77 @@
+"""Recording a device and asking it: the doctor, the host key, a device that does not answer or is another one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medge import conversation, device_book, doctor, link, remote_profile
+from medge.device_book import Device
+from medge.errors import MissingError
+from medge.stages import profile
+from tests import remote_run
+from tests.remote_run import SECTION
+from tests.ssh_server import InProcess
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    with pytest.raises(MissingError) as caught:
+        link.refuse_missing_package()
+    assert caught.value.fix == "Install it: pip install 'medge[ssh]'"
+
+
+def test_the_doctor_finds_a_device_well(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = {check.name: check for check in doctor.examine(device)}
+    assert [name for name, check in checks.items() if not check.ok] == []
+    assert {"link", "python", "numpy", "Pillow", "engines", "folder", "clock", "kind"} == set(checks)
+    assert remote_run.left(device) == []
+
+
+def test_the_doctor_sees_a_clock_that_is_off(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = doctor._clock(time.time() - 7200)
+    assert not check.ok
+    assert "timedatectl" in check.fix
+
+
+def test_a_device_that_does_not_answer_is_taken_for_what_it_was(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = profile.fingerprint(SECTION)
+    silent = device_book.find("cart7")
+    assert silent.facts is not None
+    monkeypatch.setattr(
+        conversation, "connected", lambda _: (_ for _ in ()).throw(link.LinkCut("cut", fix=""))
+    )  # fmt: skip
+    assert profile.fingerprint(SECTION) == before
+    with pytest.raises(MissingError):
+        remote_profile.facts_of(replace(silent, facts=None))
+
+
+def test_another_machine_is_measured_again(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = profile.fingerprint(SECTION)
+    monkeypatch.setattr(remote_profile, "facts_of", lambda _: {"cpu": "another"})
+    assert profile.fingerprint(SECTION) != here
+
+
+def test_devices_add_records_the_key_after_showing_its_fingerprint(
+    server: InProcess, device: Device, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from typer.testing import CliRunner
+
+    from medge import cli
+
+    device_book.remove("cart7")
+    address = f"ssh://nurse@127.0.0.1:{server.device.port}"
+    asked = ["devices", "add", "cart7", address, "--identity", str(server.device.identity), "--json"]
+    refused = CliRunner().invoke(cli.app, asked)
+    assert "Nothing was recorded" in str(refused.exception)
+    assert device_book.devices() == []
+    done = json.loads(CliRunner().invoke(cli.app, [*asked, "--yes"]).stdout)
+    assert done["fingerprint"].startswith("SHA256:")
+    assert device_book.find("cart7").host_key == server.device.host_key
