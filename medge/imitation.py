@@ -21,8 +21,8 @@ def blended(images: torch.Tensor, share: float, chance: torch.Generator) -> torc
         return images
     count = len(images)
     weight = torch.rand(count, generator=chance) * (torch.rand(count, generator=chance) < share)
-    others = images[torch.randperm(count, generator=chance)].float()
-    return images.float().lerp(others, weight.view(-1, 1, 1, 1))
+    others = images[torch.randperm(count, generator=chance).to(images.device)].float()
+    return images.float().lerp(others, weight.to(images.device).view(-1, 1, 1, 1))
 
 
 def loss(student: nn.Module, outputs: Any, target: Any, labels: torch.Tensor, training: Training) -> torch.Tensor:

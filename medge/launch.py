@@ -36,12 +36,11 @@ def start() -> Accelerator:
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    from medge.training import training_device
+
     patience = InitProcessGroupKwargs(timeout=timedelta(days=_WAIT_DAYS))
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
-    if accelerator.device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
+    training_device()
     return accelerator
 
 

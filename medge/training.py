@@ -41,6 +41,7 @@ __all__ = [
     "seed_epoch",
     "set_learning",
     "train_epoch",
+    "training_device",
     "training_dtype",
 ]
 
@@ -57,6 +58,16 @@ class Scores:
     def rank(self) -> tuple[float, float]:
         """Higher is better: AUC first; where it is equal (often 1.0), the smaller loss."""
         return (round(self.auc, 6), -self.loss)
+
+
+def training_device() -> torch.device:
+    """A CUDA device where there is one, set to repeat itself exactly; else the processor."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
