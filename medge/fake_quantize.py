@@ -65,11 +65,12 @@ def backward(
     levels: int,
     level_low: int,
     level_high: int,
-    asymmetric: bool,
+    asymmetric: bool = True,
 ) -> list[torch.Tensor]:
     """Gradients of values, low and extent, as NNCF defines them (functions_cpu.cpp, q_cpu_backward).
 
-    Straight through inside the range; outside it the values get none and the range moves.
+    Straight through inside the range; outside it the values get none and the range moves. NNCF says on processors alone
+    whether it will read the gradient of low (`asymmetric`); on CUDA devices it is always there.
     """
     import torch
 

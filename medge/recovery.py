@@ -41,10 +41,8 @@ class Training:
     features' squared error, relative to their mean square. mixup: share of the images that are blended with
     another of their batch, for both models alike, so that a long training on few images does not learn them by
     heart (Zhang et al. 2018; Beyer et al. 2022, A good teacher is patient and consistent); only without labels.
-    images_per_epoch: at most so many training images, others in each epoch; all of them if None. settle: the share of
-    the epochs, the last ones, in which BatchNorms stay as they are by then. While they gather statistics the student
-    is trained with those of a batch and judged with its running means; at the end it learns as what it will be.
-    Raises ValueError for what makes no sense.
+    images_per_epoch: at most so many training images, others in each epoch; all of them if None. Raises
+    ValueError for what makes no sense.
     """
 
     epochs: int = 2
@@ -55,7 +53,6 @@ class Training:
     features: float = 1.0
     mixup: float = 0.0
     images_per_epoch: int | None = None
-    settle: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("epochs", self.epochs, kind=int, low=0)
@@ -69,7 +66,6 @@ class Training:
             raise ValueError("mixup is for distillation 1 alone: a blend of two images has no label")
         if self.images_per_epoch is not None:
             check_number("images_per_epoch", self.images_per_epoch, kind=int, low=1)
-        check_number("settle", self.settle, low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -102,10 +98,6 @@ class Job:
     batch_norms: bool = False
     first_epoch: int = 0
     learned: Learned | None = None
-
-    def norms_learn(self, epoch: int) -> bool:
-        """Whether BatchNorms gather statistics in this epoch."""
-        return self.batch_norms and epoch < round(self.training.epochs * (1 - self.training.settle))
 
 
 def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
@@ -147,9 +139,7 @@ def _train(run: Run, context: Context, epoch: int) -> None:
     drawn = np.random.default_rng([context.seed, job.first_epoch + epoch, 1]).integers(2**62)
     chance = torch.Generator().manual_seed(int(drawn))
     teacher = run.teacher(context)
-    norms = job.norms_learn(epoch)
-    dtype = run.dtype(norms)
-    _set_modes(run.student, norms)
+    _set_modes(run.student, job)
     if job.learned is not None:
         job.learned.begin(epoch)
     with console.progress(f"{job.name} epoch {epoch + 1} of {training.epochs}", limit) as advance:
@@ -157,12 +147,12 @@ def _train(run: Run, context: Context, epoch: int) -> None:
             share = (epoch * batches + min(step, batches)) / (training.epochs * batches)
             for group, rate in zip(run.optimizer.param_groups, run.rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
-            if len(images) > 1 or not norms:  # one image has no variance
+            if len(images) > 1 or not job.batch_norms:  # one image has no variance
                 images, labels = images.to(run.device), labels.to(run.device)
                 images = imitation.blended(images, training.mixup, chance)
                 with torch.no_grad():
                     target = teacher(images)
-                with autocast(run.device, dtype):
+                with autocast(run.device, run.dtype):
                     outputs = run.student(images)
                 loss = imitation.loss(run.student, outputs, target, labels, training)
                 if job.learned is not None:
@@ -182,13 +172,13 @@ def _put_back(zeros: list[tuple[nn.Parameter, torch.Tensor]]) -> None:
             weight.mul_(mask)
 
 
-def _set_modes(student: nn.Module, norms_learn: bool) -> None:
+def _set_modes(student: nn.Module, job: Job) -> None:
     """Eval mode, so that dropout and drop-path are off, but for the BatchNorms where they learn."""
     import torch
 
     student.eval()
     for module in student.modules():
-        if norms_learn and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if job.batch_norms and isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             # The module alone: what timm's BatchNormAct2d holds (dropout, an activation) stays in eval mode.
             module.training = True
 

@@ -61,12 +61,13 @@ class Run:
             self._teacher.to(self.device)
         return self._teacher
 
-    def dtype(self, norms_learn: bool) -> torch.dtype:
+    @property
+    def dtype(self) -> torch.dtype:
         """bfloat16 where the device multiplies it, as in fine-tuning; what simulates int8, or is fine-tuned with its
         BatchNorms as they are, stays in float32: there the small differences are what is trained."""
         from medge.training import training_dtype
 
-        mixed = norms_learn and self.job.learned is None
+        mixed = self.job.batch_norms and self.job.learned is None
         return training_dtype("auto" if mixed else "float32", self.device)
 
     @property

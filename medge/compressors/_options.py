@@ -53,10 +53,8 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def part(options: Any, kind: type[T]) -> T:
-    """The dataclass `kind` with the values that the fields of `options` of the same names have; what `options` has
-    no field for keeps its default."""
-    names = {field.name for field in dataclasses.fields(options)}
-    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(kind) if f.name in names})
+    """The dataclass `kind` with the values that the fields of `options` of the same names have."""
+    return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
 
 
 def layers_named(model: nn.Module, patterns: Collection[str]) -> list[str]:

@@ -46,7 +46,6 @@ class Options:
     features: float = 1.0
     mixup: float = 0.0
     images_per_epoch: int | None = None
-    settle: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("student", self.student), ("weights", self.weights)):

@@ -32,7 +32,7 @@ __all__ = ["Options", "apply"]
 
 @dataclass(frozen=True)
 class Options:
-    """How much to remove, by which measure, and how to recover (the last nine: medge.recovery.Training).
+    """How much to remove, by which measure, and how to recover (the last eight: medge.recovery.Training).
 
     ratio: share of the channels that go, in all steps together; how many weights that is, is another matter.
     importance: of a channel, summed over all layers it runs through and relative to its layer's mean. `magnitude`
@@ -64,7 +64,6 @@ class Options:
     features: float = 1.0
     mixup: float = 0.0
     images_per_epoch: int | None = None
-    settle: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("ratio", self.ratio, low=0, high=1)

@@ -40,7 +40,7 @@ PATTERNS = ("unstructured", "2:4")
 
 @dataclass(frozen=True)
 class Options:
-    """How many weights become zero, which, and how to recover (the last nine: medge.recovery.Training).
+    """How many weights become zero, which, and how to recover (the last eight: medge.recovery.Training).
 
     ratio: share of the weights of the layers concerned that become zero; with the pattern "2:4" it is 0.5.
     pattern: `unstructured`, or "2:4" in quotation marks (YAML reads 2:4 as a time): the two smallest of four weights.
@@ -67,7 +67,6 @@ class Options:
     features: float = 1.0
     mixup: float = 0.0
     images_per_epoch: int | None = None
-    settle: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("ratio", self.ratio, low=0, high=1)

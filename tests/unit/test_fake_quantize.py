@@ -58,6 +58,14 @@ def test_values_and_gradients_are_those_of_nncfs_reference(
     torch.testing.assert_close(got[2], summed, rtol=1e-3, atol=2e-2)
 
 
+def test_without_a_word_on_symmetry_as_nncf_asks_on_cuda_devices_every_gradient_is_there() -> None:
+    low, extent, levels = _range(3, 1, signed=True, narrow=False, seed=0)
+    values = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 3
+    asked = (torch.ones_like(values), values, low, extent, levels, -128, 127)
+    for given_, wanted in zip(fake_quantize.backward(*asked), fake_quantize.backward(*asked, True), strict=True):
+        torch.testing.assert_close(given_, wanted)
+
+
 def test_zero_stays_zero_and_values_saturate_at_the_ends_of_the_range() -> None:
     low, extent, levels = torch.tensor([-1.0]), torch.tensor([2.0 - 1 / 128]), 256
     values = torch.tensor([-9.0, 0.0, 9.0])

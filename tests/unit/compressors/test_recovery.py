@@ -1,4 +1,4 @@
-"""Training towards the float model: when BatchNorms gather statistics, what a checkpoint holds, where it runs."""
+"""Training towards the float model: what a checkpoint holds, and where it runs."""
 
 from __future__ import annotations
 
@@ -38,23 +38,6 @@ def _weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize(("settle", "gathers"), [(0.0, True), (1.0, False)])
-def test_batch_norms_gather_statistics_but_for_the_share_of_the_epochs_that_settle(
-    small: Classifier, data: dataset.DataSet, tmp_path: Path, settle: float, gathers: bool
-) -> None:
-    _trained(small, data, tmp_path, settle=settle)
-    last, first = torch.load(tmp_path / "test.pt", weights_only=True)["student"], _damaged(small).state_dict()
-    changed = {name.rpartition(".")[2] for name in first if not torch.equal(first[name], last[name])}
-    assert {"weight", "bias"} <= changed
-    assert ("running_mean" in changed, "running_var" in changed) == (gathers, gathers)
-
-
-@pytest.mark.parametrize(("settle", "learning"), [(0, 10), (0.25, 8), (0.3, 7), (1, 0)])
-def test_the_last_epochs_are_those_that_settle(settle: float, learning: int) -> None:
-    job = Job("test", Path("test.pt"), "key", Training(epochs=10, settle=settle), batch_norms=True)
-    assert [job.norms_learn(epoch) for epoch in range(10)] == [True] * learning + [False] * (10 - learning)
-
-
 def test_a_finished_training_keeps_no_optimizer_and_is_taken_up_as_it_is(
     small: Classifier, data: dataset.DataSet, tmp_path: Path
 ) -> None:
@@ -90,7 +73,7 @@ def test_a_training_that_is_not_finished_keeps_its_optimizer(
 @pytest.mark.parametrize(
     ("compressor", "options"),
     [
-        ("prune", {"ratio": 0.5, "settle": 0.5}),
+        ("prune", {"ratio": 0.5}),
         ("distill", {"mixup": 0.5}),
         ("qat", {"mixup": 0.5}),
         ("sparsify", {"mode": "regularisation"}),
