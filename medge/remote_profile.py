@@ -13,16 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 import medge
-from medge import console, conversation, device_book, engine_caches, engines, plugins, predictions, receipts, remote
+from medge import (
+    console,
+    conversation,
+    device_book,
+    device_selftest,
+    engine_caches,
+    engines,
+    plugins,
+    predictions,
+    receipts,
+    remote,
+)
 from medge.data import dataset
 from medge.device_book import Device
-from medge.errors import IntegrityError, MissingError, ToolError
+from medge.errors import IntegrityError, ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.job.spec import Graph, Labelled, Spec
 from medge.link import LinkCut, Unreachable
 from medge.package_runtime import write_job
 from medge.records import Engine, File, from_json, read_json, sha256_of_file, sha256_of_json, write_json
-from medge.runtime.child import logits_in_child
 from medge.sections import ProfileSection
 from medge.stages import profile
 from medge.stages.compile import GRAPH, SKIPPED
@@ -169,6 +179,8 @@ def write_stage(
         console.warn(f"the clock of {device.name} jumped by {result['clock_jump_seconds']} s while it measured.")
         report["clock_jump_seconds"] = result["clock_jump_seconds"]
     write_json(work / "latency.json", report)
+    images = profile.write_images(inputs["data"].folder, work / "scratch/images.npy")
+    metrics, answers = _scored(spec, result["score"], inputs, work)
     receipts.write_all(
         work,
         receipts.made_of(
@@ -178,8 +190,16 @@ def write_stage(
             seal=result["seal"],
             time=_now(),
             machines={name: one["machine"] for name, one in result["engines"].items()},
-            selftests=_selftests(spec, result, inputs, work / "scratch"),
-            metrics=_metrics(spec, result["score"], inputs, work),
+            selftests=device_selftest.run(
+                spec,
+                built,
+                result["answers"],
+                images=images,
+                compiled=inputs["compile"].folder,
+                scratch=work / "scratch",
+            ),
+            metrics=metrics,
+            answers=answers,
             caches=result.get("caches", []),
         ),
     )
@@ -223,45 +243,29 @@ def _keep_built(built: Sequence[Engine], fetched: Path, work: Path) -> None:
         engines.save(engine, folder)
 
 
-def _selftests(spec: Spec, result: Mapping[str, Any], inputs: Inputs, scratch: Path) -> dict[str, Any]:
-    """{engine: what comparing its answers there and here found}, for those that this host can run too."""
-    images = profile.write_images(inputs["data"].folder, scratch / "images.npy")
-    shape = np.load(images, mmap_mode="r").shape
-    found = {}
-    for engine in spec.engines:
-        there = result["answers"].get(engine.name)
-        if there is None or plugins.load("backends", engine.backend).missing(engine.precision) is not None:
-            continue
-        try:
-            here = logits_in_child(
-                engine, inputs["compile"].folder / engine.name, images=images, rows=range(shape[0]), height=shape[1],
-                width=shape[2], threads=1, output=scratch / "here.npy",
-            )  # fmt: skip
-        except (ToolError, MissingError) as error:
-            found[engine.name] = {"verdict": receipts.NOT_RUN, "reason": error.message}
-            continue
-        found[engine.name] = receipts.compared(here, there, precision=engine.precision)
-    return found
-
-
-def _metrics(spec: Spec, score: Mapping[str, Any] | None, inputs: Inputs, work: Path) -> dict[str, Any]:
-    """Point values of each engine on the labelled set (of two, on the test images); its predictions tables are left in
-    predictions/."""
-    if score is None:
-        return {}
-    (work / "predictions").mkdir(exist_ok=True)
+def _scored(
+    spec: Spec, score: Mapping[str, Any] | None, inputs: Inputs, work: Path
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Point values of each engine on the labelled set (of two, on the test images), and {engine: {split: sha256}} of
+    its predictions tables, which are left in predictions/."""
     found: dict[str, Any] = {}
+    answers: dict[str, dict[str, str]] = {}
+    if score is None:
+        return found, answers
+    (work / "predictions").mkdir(exist_ok=True)
     for name, rows in score["logits"].items():
         tables = _tables(spec, score, np.asarray(rows, dtype=np.float64), inputs)
         for split, table in tables.items():
-            predictions.write(work / "predictions" / f"{name.replace('/', '__')}-{split}.csv", table)
+            path = work / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
+            predictions.write(path, table)
+            answers.setdefault(name, {})[split] = sha256_of_file(path)
             found[name] = {
                 "set": split,
                 "images": len(table),
                 "accuracy": round(float((table.logits.argmax(axis=1) == table.labels).mean()), 6),
                 "auc": _auc(table.labels, table.logits),
             }
-    return found
+    return found, answers
 
 
 def _tables(
