@@ -9,6 +9,7 @@ from typing import Any
 from medge import engines
 from medge.receipts import FOLDER, Receipt, file_name, sealed, write_all
 from medge.records import Engine, read_json, sha256_of_json
+from medge.runtime.machine import machine
 from medge.workspace import Stage
 
 __all__ = ["chosen", "give_receipt"]
@@ -26,7 +27,7 @@ def give_receipt(run: dict[str, Stage], **changes: Any) -> Path:
     facts = {"cpu": "x", "cores": 4, "board": None}
     receipt = Receipt(
         engine=engine.name, engine_sha256=engine.sha256, onnx_sha256=engine.onnx_sha256, device="cart7", kind="linux",
-        facts=facts, facts_sha256=sha256_of_json(facts), machine={"versions": {"onnxruntime": "1"}, "instructions": []},
+        facts=facts, facts_sha256=sha256_of_json(facts), machine=machine({"onnxruntime": "1"}),
         power_mode={"name": "25W", "id": 1}, threads=1,
         selftest={"verdict": "pass", "vectors": 16, "largest_difference": 1e-7, "tolerance": 0.001},
         metrics={"set": "test", "images": 18, "accuracy": 0.9, "auc": 0.95},

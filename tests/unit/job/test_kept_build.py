@@ -16,21 +16,21 @@ from medge.job.steps import Steps
 from medge.records import Engine, File
 
 STATE = {"version": "1.0", "gpu": "Orin", "driver": "12060"}
-FORGE = """
+SMITHY = """
 import json, os
 from pathlib import Path
-PACKAGE = "forge"
+PACKAGE = "smithy"
 PRECISIONS = ("float32",)
 def _state():
-    return json.loads(Path(os.environ["FORGE_STATE"]).read_text())
+    return json.loads(Path(os.environ["SMITHY_STATE"]).read_text())
 def missing(precision):
     return None
 def versions():
-    return {"forge": _state()["version"]}
+    return {"smithy": _state()["version"]}
 def cache_pin():
     return {"gpu": _state()["gpu"], "driver": _state()["driver"]}
 def build(onnx, folder, *, precision):
-    with open(os.environ["FORGE_STATE"] + ".log", "a") as log:
+    with open(os.environ["SMITHY_STATE"] + ".log", "a") as log:
         log.write(onnx.read_text() + " ")
     (folder / "engine.plan").write_text(onnx.read_text() + json.dumps(_state()))
     return ["engine.plan"]
@@ -68,7 +68,7 @@ class Device:
     def graph(self, content: str, variant: str = "float") -> Graph:
         sha256 = hashlib.sha256(content.encode()).hexdigest()
         (self.store / sha256).write_text(content)
-        return Graph(variant, "forge", "float32", File("graph.onnx", sha256, len(content)))
+        return Graph(variant, "smithy", "float32", File("graph.onnx", sha256, len(content)))
 
     @property
     def builds(self) -> int:
@@ -79,9 +79,9 @@ class Device:
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     plugin = tmp_path / "plugin/backends"
     plugin.mkdir(parents=True)
-    (plugin / "forge.py").write_text(FORGE)
+    (plugin / "smithy.py").write_text(SMITHY)
     monkeypatch.setenv("MEDGE_PLUGIN_PATH", str(plugin.parent))
-    monkeypatch.setenv("FORGE_STATE", str(tmp_path / "state.json"))
+    monkeypatch.setenv("SMITHY_STATE", str(tmp_path / "state.json"))
     return Device(tmp_path)
 
 
@@ -97,8 +97,8 @@ def test_a_kept_build_of_the_same_graph_carries_the_name_of_the_variant_that_ask
     device.built(device.graph("means", variant="float"))
     engine, place = device.built(device.graph("means", variant="folded"))
     assert device.builds == 1
-    assert (engine.variant, engine.name) == ("folded", "folded/forge-float32")
-    assert place.as_posix().endswith("engines/folded/forge-float32")
+    assert (engine.variant, engine.name) == ("folded", "folded/smithy-float32")
+    assert place.as_posix().endswith("engines/folded/smithy-float32")
     assert (place / "engine.plan").is_file()
 
 

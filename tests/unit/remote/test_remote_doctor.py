@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,11 +44,9 @@ def test_the_doctor_notes_in_the_book_what_the_device_is(device: Device) -> None
 
 
 class TestTheHintAtAnotherPython:
-    def fixes(self, device: Device, path: Path, text: str) -> dict[str, str]:
-        """The fix of each problem where the device's python is this script."""
-        path.write_text("#!/bin/sh\n" + text)
-        path.chmod(0o755)
-        return {check.name: check.fix for check in doctor.examine(replace(device, python=str(path))) if not check.ok}
+    def fixes(self, device: Device, python: Path) -> dict[str, str]:
+        """The fix of each problem where this is the device's python."""
+        return {check.name: check.fix for check in doctor.examine(replace(device, python=str(python))) if not check.ok}
 
     def test_where_there_is_no_such_python(self, device: Device) -> None:
         (check,) = doctor.examine(replace(device, python="/nowhere/python3"))
@@ -55,12 +54,15 @@ class TestTheHintAtAnotherPython:
         assert check.fix.endswith("--python PATH")
 
     def test_where_it_is_too_old(self, device: Device, tmp_path: Path) -> None:
-        fixes = self.fixes(device, tmp_path / "python", "echo 'MEDGE-AGENT 3.6.9'; sleep 5")
+        (tmp_path / "python").write_text("#!/bin/sh\necho 'MEDGE-AGENT 3.6.9'; sleep 5")
+        (tmp_path / "python").chmod(0o755)
+        fixes = self.fixes(device, tmp_path / "python")
         assert fixes["link"].startswith("Name a newer one that is there")
         assert fixes["link"].endswith("--python PATH")
 
     def test_where_it_lacks_packages(self, device: Device, tmp_path: Path) -> None:
-        fixes = self.fixes(device, tmp_path / "python", f'exec {sys.executable} -S -E "$@"')
+        venv.create(tmp_path / "bare", symlinks=True)
+        fixes = self.fixes(device, tmp_path / "bare/bin/python")
         assert set(fixes) == {"numpy", "Pillow", "engines"}
         for name, fix in fixes.items():
             assert "-m pip install" in fix, name
