@@ -14,8 +14,8 @@ from medge import manifest, receipts
 from medge.errors import GateFailed, IntegrityError
 from medge.records import read_json, write_json
 from medge.runtime import bundle as bundles
-from medge.sections import PackageSection
-from medge.stages import package
+from medge.sections import PackageSection, ProfileSection
+from medge.stages import package, profile
 from medge.workspace import Stage
 from tests.fake_stages import fake_inputs
 from tests.receipt_cases import chosen, give_receipt
@@ -115,6 +115,13 @@ def test_a_receipt_of_an_earlier_medge_is_refused_with_what_to_do(run: dict[str,
     with pytest.raises(IntegrityError, match="seal the device's facts only") as caught:
         packaged(run, tmp_path / "work")
     assert caught.value.fix.startswith("Profile again: medge profile --device")
+
+
+def test_a_profile_of_a_medge_with_another_form_of_receipts_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = profile.fingerprint(ProfileSection())
+    assert profile.fingerprint(ProfileSection()) == now
+    monkeypatch.setattr(receipts, "SCHEMA", 1)
+    assert profile.fingerprint(ProfileSection()) != now
 
 
 def test_a_receipt_under_another_engines_name_is_not_taken_for_its(run: dict[str, Stage]) -> None:
