@@ -131,6 +131,20 @@ def test_a_receipt_under_another_engines_name_is_not_taken_for_its(run: dict[str
     assert receipts.find(run["profile"].folder, chosen(run)) is None
 
 
+def test_of_an_engine_that_was_built_there_the_trial_decides_and_a_failed_selftest_is_said(
+    run: dict[str, Stage],
+) -> None:
+    give_receipt(
+        run, answers={"validation": "1" * 64, "test": "2" * 64}, selftest={"verdict": "fail", "reason": "logits differ"}
+    )
+    receipt = receipts.find(run["profile"].folder, chosen(run))
+    receipts.refuse_without(receipt, device="cart7", engine=chosen(run), judged_there=True)
+    assert receipts.validated_by(receipt, judged_there=True) == (
+        "select judged what it answered on cart7, which built it, to every validation and test image (18 test images); "
+        "its selftest there, against its graph on the host: fail: logits differ"
+    )
+
+
 class TestWhatPackageTakes:
     def test_a_receipt_whose_selftest_passed_names_the_device(self, run: dict[str, Stage], tmp_path: Path) -> None:
         give_receipt(run)

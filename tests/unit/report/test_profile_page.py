@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medge import measured, report, scenario_results
+from medge import report, scenario_results
 from medge.estimate import ESTIMATE
+from medge.measured import show_latencies
 from medge.records import sha256_of_file, write_json
 from medge.report import costs, profile_page
 from medge.report.gather import Found, gather
@@ -146,7 +147,7 @@ def test_a_sweep_has_a_row_for_each_engine_batch_size_and_threads(run: Path, tmp
 
 
 def test_the_latencies_are_the_answer_of_profile_on_stdout(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    measured.show_latencies(run)
+    show_latencies(run)
     out, err = capsys.readouterr()
     assert "int8/openvino-int8" in out
     assert "int8/openvino-int8" not in err
