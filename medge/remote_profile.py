@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import medge
 from medge import (
     console,
     conversation,
     device_book,
+    device_scores,
     device_selftest,
     engine_caches,
     engines,
@@ -27,7 +27,7 @@ from medge import (
 )
 from medge.data import dataset
 from medge.device_book import Device
-from medge.errors import IntegrityError, ToolError
+from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.job.spec import Graph, Labelled, Spec
 from medge.link import LinkCut, Unreachable
@@ -180,7 +180,7 @@ def write_stage(
         report["clock_jump_seconds"] = result["clock_jump_seconds"]
     write_json(work / "latency.json", report)
     images = profile.write_images(inputs["data"].folder, work / "scratch/images.npy")
-    metrics, answers = _scored(spec, result["score"], inputs, work)
+    metrics, answers = device_scores.scored(spec, result["score"], inputs, work)
     receipts.write_all(
         work,
         receipts.made_of(
@@ -218,7 +218,7 @@ def _labelled(section: ProfileSection, data_folder: Path, scratch: Path, listed:
     if section.score == "none":
         return None
     data = dataset.load(data_folder)
-    rows = np.concatenate([data.indices(split) for split in _splits(section.score)])
+    rows = np.concatenate([data.indices(split) for split in device_scores.splits(section.score)])
     images, table = scratch / "labelled.npy", scratch / "labelled.csv"
     np.save(images, data.read(rows))
     empty = data.predictions(rows, np.zeros((len(rows), len(data.labels))))
@@ -241,73 +241,6 @@ def _keep_built(built: Sequence[Engine], fetched: Path, work: Path) -> None:
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             (folder / file.path).write_bytes((fetched / file.sha256).read_bytes())
         engines.save(engine, folder)
-
-
-def _scored(
-    spec: Spec, score: Mapping[str, Any] | None, inputs: Inputs, work: Path
-) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Point values of each engine on the labelled set (of two, on the test images), and {engine: {split: sha256}} of
-    its predictions tables, which are left in predictions/."""
-    found: dict[str, Any] = {}
-    answers: dict[str, dict[str, str]] = {}
-    if score is None:
-        return found, answers
-    (work / "predictions").mkdir(exist_ok=True)
-    for name, rows in score["logits"].items():
-        tables = _tables(spec, score, np.asarray(rows, dtype=np.float64), inputs)
-        for split, table in tables.items():
-            path = work / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
-            predictions.write(path, table)
-            answers.setdefault(name, {})[split] = sha256_of_file(path)
-            found[name] = {
-                "set": split,
-                "images": len(table),
-                "accuracy": round(float((table.logits.argmax(axis=1) == table.labels).mean()), 6),
-                "auc": _auc(table.labels, table.logits),
-            }
-    return found, answers
-
-
-def _tables(
-    spec: Spec, score: Mapping[str, Any], logits: NDArray[np.float64], inputs: Inputs
-) -> dict[str, predictions.Predictions]:
-    """An engine's answers by split, validation before test. Raises IntegrityError where they are not of the images that
-    were sent."""
-    if spec.labelled is None or spec.labelled.path is not None:
-        labels: NDArray[np.int64] = np.asarray(score["label"], dtype=np.int64)
-        return {
-            score["set"]: predictions.Predictions(tuple(score["sha256"]), tuple(score["group"]), labels, logits, {})
-        }
-    data, found, start = dataset.load(inputs["data"].folder), {}, 0
-    for split in _splits(spec.labelled.name):
-        rows = data.indices(split)
-        part = slice(start, start + len(rows))
-        if score["sha256"][part] != [data.sha256s[row] for row in rows.tolist()] or len(logits[part]) != len(rows):
-            raise IntegrityError(
-                f"The answers of {spec.device} are not of this run's {split} images.", fix="Run the job again."
-            )
-        found[split] = data.predictions(rows, logits[part])
-        start += len(rows)
-    return found
-
-
-def _splits(score: str) -> tuple[str, ...]:
-    return ("validation", "test") if score == "both" else (score,)
-
-
-def _auc(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> float | None:
-    """Area under the ROC curve, the mean over classes of one against the rest; None where a class has no image."""
-    from sklearn.metrics import roc_auc_score
-
-    from medge.statistics.scores import one_vs_rest
-
-    classes = logits.shape[1]
-    if len(np.unique(labels)) != classes:
-        return None
-    wanted = [1] if classes == 2 else range(classes)
-    scores = one_vs_rest(logits)
-    values = [roc_auc_score(labels == k, scores[:, column]) for column, k in enumerate(wanted)]
-    return round(float(np.mean(values)), 6)
 
 
 def _now() -> str:

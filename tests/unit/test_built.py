@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medge import built, device_book, device_selftest, manifest, predictions, receipts, remote_profile
+from medge import built, device_book, device_scores, device_selftest, manifest, predictions, receipts
 from medge.errors import GateFailed, IntegrityError
 from medge.job.spec import Labelled, Spec
 from medge.records import File, read_json, sha256_of_file, sha256_of_json, to_json, write_json
@@ -316,7 +316,7 @@ def test_answers_that_are_not_of_this_runs_images_are_refused(scored: Measured) 
     spec = spec_of(Labelled("both"))
     score = {"set": "both", "sha256": ["0" * 64] * 36, "group": [""] * 36, "label": [0] * 36}
     with pytest.raises(IntegrityError, match="are not of this run's validation images"):
-        remote_profile._tables(spec, score, np.zeros((36, 2)), scored.run)
+        device_scores.tables(spec, score, np.zeros((36, 2)), scored.run)
 
 
 def spec_of(labelled: Labelled) -> Spec:
