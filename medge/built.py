@@ -14,13 +14,23 @@ from typing import Any
 from medge import engines, predictions, receipts
 from medge.errors import DataError, IntegrityError
 from medge.predictions import Predictions
-from medge.records import Engine, read_json, to_json
+from medge.receipts import Receipt
+from medge.records import Engine, read_json, sha256_of_file, to_json
 from medge.sections import ValidateSection
 from medge.stages.validate import FLOAT, table_path
 from medge.trial import judge
 from medge.workspace import Inputs
 
-__all__ = ["FILE", "Judged", "Place", "judged", "load_all", "place_of", "trials_of"]
+__all__ = [
+    "FILE",
+    "Judged",
+    "Place",
+    "judged",
+    "load_all",
+    "place_of",
+    "refuse_changed_answers",
+    "trials_of",
+]
 
 FILE = "built.json"
 _SPLITS = ("validation", "test")
@@ -55,7 +65,8 @@ def judged(profile_folder: Path, validate_folder: Path, latency: Mapping[str, An
     """The trials of the engines that were built there, by the protocol that validate used; None where none was built.
 
     An engine is not judged without its receipt, without having been measured, or without its answers on both sets:
-    the answers and the receipt come from one result of that device. Raises IntegrityError for a changed receipt.
+    the answers and the receipt come from one result of that device. Raises IntegrityError for a changed receipt, and
+    for answers that are not those of it.
     """
     found = load_all(profile_folder)
     if not found:
@@ -101,7 +112,8 @@ def _unfit(engine: Engine, profile_folder: Path, latency: Mapping[str, Any], dev
     """Why an engine cannot be judged; None where it can."""
     if engine.name not in latency["engines"]:
         return f"it was not measured: {latency['failures'].get(engine.name, 'no reason is recorded')}"
-    if receipts.find(profile_folder, engine) is None:
+    receipt = receipts.find(profile_folder, engine)
+    if receipt is None:
         return f"it has no receipt: medge profile --device {device}"
     missing = [split for split in _SPLITS if not table_path(profile_folder, engine.name, split).is_file()]
     if missing:
@@ -109,7 +121,19 @@ def _unfit(engine: Engine, profile_folder: Path, latency: Mapping[str, Any], dev
             f"it was not run on the {' and '.join(missing)} images there, so nothing is known of its answers: "
             f"medge profile --device {device} --set profile.score=both"
         )
+    refuse_changed_answers(receipt, profile_folder)
     return None
+
+
+def refuse_changed_answers(receipt: Receipt, profile_folder: Path) -> None:
+    """Raises IntegrityError unless the validation and test tables are those that the receipt names."""
+    for split in _SPLITS:
+        path = table_path(profile_folder, receipt.engine, split)
+        if not path.is_file() or sha256_of_file(path) != receipt.answers.get(split):
+            raise IntegrityError(
+                f"{path} is not what {receipt.engine} answered on {receipt.device}, by its receipt.",
+                fix=f"Profile again: medge profile --device {receipt.device} --set profile.score=both",
+            )
 
 
 def _judge(

@@ -1,4 +1,6 @@
-"""What a person sees while medge works, always on stderr: stdout belongs to results."""
+"""What a person sees. While medge works, notes and bars on stderr; on stdout what a command was asked for, as JSON is:
+the tables of `devices list`, `devices doctor` and `profile`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,12 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["Advance", "progress", "say", "stderr", "warn"]
+__all__ = ["Advance", "progress", "say", "stderr", "stdout", "warn"]
 
-stderr = Console(stderr=True, highlight=False)
-if not stderr.is_terminal:
-    stderr.width = 120  # a log has no edge to wrap at
+stderr, stdout = Console(stderr=True, highlight=False), Console(highlight=False)
+for _console in (stderr, stdout):
+    if not _console.is_terminal:
+        _console.width = 120  # a log and a pipe have no edge to wrap at
 
 
 class Advance(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 
 import medge
 from medge import errors
-from medge.device_book import Device
+from medge.device_book import Device, with_another_python
 from medge.errors import MedgeError, MissingError, ToolError
 from medge.link import Link, LinkCut
 
@@ -58,7 +58,7 @@ class Agent:
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise MissingError(
                 f"{self._device.python} on {self._device.name} is {version}; medge needs 3.8 or newer.",
-                fix="Install a newer one there and name it: medge devices add ... --python PATH",
+                fix=f"Name a newer one that is there, or install one: {with_another_python(self._device)}",
             )
         sources = _agent_sources()
         self._link.write(b"%8d" % len(sources) + sources)
@@ -122,7 +122,7 @@ class Agent:
         if code in (126, 127) or "not found" in said:
             return MissingError(
                 f"{device.name} has no {device.python} that runs ({said or f'exit {code}'}).",
-                fix="Install python3 there, or name it: medge devices add ... --python PATH",
+                fix=f"Install python3 there, or name the one that is there: {with_another_python(device)}",
             )
         if code is None:
             return LinkCut(f"The link to {device.name} was cut before it answered.", fix="Repeat the command.")

@@ -19,7 +19,7 @@ from medge.records import from_json, read_json, write_json
 
 __all__ = [
     "LOCAL", "Device", "add", "devices", "find", "find_for", "kinds", "parse_url", "path", "refuse_unfit", "remember",
-    "remove",
+    "remove", "with_another_python",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -158,6 +158,14 @@ def remove(name: str) -> Device:
         raise MissingError(f"There is no device '{name}' in {path()}.", fix=fix)
     _write([device for device in known if device.name != name])
     return gone[0]
+
+
+def with_another_python(device: Device) -> str:
+    """The commands that record a device of the book again, with another interpreter than the one it has now."""
+    options = [("--kind", device.kind), ("--identity", device.identity), ("--folder", device.folder)]
+    kept = " ".join(f"{option} {value}" for option, value in options if value is not None)
+    again = f"medge devices add {device.name} {device.url} {kept} --python PATH"
+    return f"medge devices remove {device.name}; then {again}"
 
 
 def remember(device: Device, facts: dict[str, Any]) -> None:

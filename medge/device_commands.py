@@ -11,6 +11,7 @@ from typing import Any
 from medge import console, device_book
 from medge.commands import Outcome
 from medge.device_book import Device
+from medge.devices import local
 from medge.errors import MissingError, RecipeError
 from medge.records import NOTICE
 
@@ -60,10 +61,10 @@ def doctor(name: str) -> Outcome:
 
     def show() -> None:
         for check in checks:
-            console.stderr.print(f"{'ok     ' if check.ok else 'problem'} {check.name}: {check.found}", markup=False,
+            console.stdout.print(f"{'ok     ' if check.ok else 'problem'} {check.name}: {check.found}", markup=False,
                                  soft_wrap=True)  # fmt: skip
             if check.fix:
-                console.stderr.print(f"          fix: {check.fix}", markup=False, soft_wrap=True)
+                console.stdout.print(f"          fix: {check.fix}", markup=False, soft_wrap=True)
 
     return Outcome(document, show, 0 if well else MissingError.exit_code)
 
@@ -145,7 +146,7 @@ def _identity(path: str | None) -> str | None:
 
 
 def _public(device: Device) -> dict[str, Any]:
-    known = device.facts or {}
+    known = local.facts() if device.name == device_book.LOCAL.name else device.facts or {}
     url = device.url if device.host and device.kind != "local" else None
     return {**device.__dict__, "url": url, "facts": known.get("board") or known.get("cpu")}
 
@@ -160,9 +161,9 @@ def _show_table(known: list[Device]) -> None:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("name", "kind", "address", "what it was"):
+    for column in ("name", "kind", "address", "hardware when last seen"):
         table.add_column(column, overflow="fold")
     for device in known:
         address = "this machine" if device.kind == "local" else device.url if device.host else "no network"
-        table.add_row(device.name, device.kind, address, _public(device)["facts"] or "")
-    console.stderr.print(table)
+        table.add_row(device.name, device.kind, address, _public(device)["facts"] or "-")
+    console.stdout.print(table)

@@ -8,7 +8,7 @@ from typing import Any
 
 from medge import plugins
 from medge.conversation import Agent, connected
-from medge.device_book import Device
+from medge.device_book import Device, remember, with_another_python
 from medge.errors import MedgeError
 
 __all__ = ["Check", "examine"]
@@ -29,10 +29,13 @@ class Check:
 
 
 def examine(device: Device) -> list[Check]:
-    """Every check that could be made; where the device does not answer at all, that is the only one."""
+    """Every check that could be made; where the device does not answer at all, that is the only one. What the device
+    is goes into the book."""
     try:
         with connected(device) as agent:
-            return [Check("link", True, device.url), *_examine(agent, device)]
+            checks = [Check("link", True, device.url), *_examine(agent, device)]
+            remember(device, plugins.load("devices", device.kind).facts(agent.output))
+            return checks
     except MedgeError as error:
         return [Check("link", False, error.message, error.fix)]
 
@@ -41,9 +44,9 @@ def _examine(agent: Agent, device: Device) -> list[Check]:
     hello = agent.hello
     checks = [Check("python", True, f"{hello['python']} ({hello['executable']})")]
     checks += [
-        _package(agent, "numpy", "pip install numpy", hello["executable"]),
-        _package(agent, "PIL", "pip install Pillow", hello["executable"]),
-        _engines(agent, hello["executable"]),
+        _package(agent, device, "numpy", "numpy"),
+        _package(agent, device, "PIL", "Pillow"),
+        _engines(agent, device),
         _space(agent),
         _clock(hello["time"]),
         _kind(agent, device),
@@ -51,15 +54,19 @@ def _examine(agent: Agent, device: Device) -> list[Check]:
     return checks
 
 
-def _package(agent: Agent, module: str, install: str, python: str) -> Check:
-    name = "Pillow" if module == "PIL" else module
+def _package(agent: Agent, device: Device, module: str, name: str) -> Check:
     answer = agent.run("{python}", "-c", _IMPORT.format(module), seconds=60)
     if answer["code"] == 0:
         return Check(name, True, answer["out"].strip())
-    return Check(name, False, _last_line(answer["err"]), f"On the device: {python} -m {install}")
+    install = f"On the device: {agent.hello['executable']} -m pip install {name}"
+    return Check(name, False, _last_line(answer["err"]), f"{install}; {_other_python(device, name)}")
 
 
-def _engines(agent: Agent, python: str) -> Check:
+def _other_python(device: Device, what: str) -> str:
+    return f"or name an interpreter there that has {what}: {with_another_python(device)}"
+
+
+def _engines(agent: Agent, device: Device) -> Check:
     found = {}
     for package in _engine_packages():
         answer = agent.run("{python}", "-c", _IMPORT.format(package), seconds=120)
@@ -68,8 +75,8 @@ def _engines(agent: Agent, python: str) -> Check:
     if found:
         return Check("engines", True, ", ".join(f"{name} {version}" for name, version in found.items()))
     return Check("engines", False, "no engine package can be imported",
-                 f"One of them, e.g. {python} -m pip install onnxruntime; on a Jetson TensorRT comes with JetPack, for "
-                 "the system's python3")  # fmt: skip
+                 f"One of them, e.g. {agent.hello['executable']} -m pip install onnxruntime; on a Jetson TensorRT "
+                 f"comes with JetPack, for the system's python3; {_other_python(device, 'one')}")  # fmt: skip
 
 
 def _engine_packages() -> list[str]:

@@ -87,7 +87,7 @@ def _variance(medians: Mapping[str, float]) -> dict[str, Any]:
 
 
 def show(document: Mapping[str, Any]) -> None:
-    """The table of what differs, on stderr."""
+    """The table of what differs on stdout, what failed on stderr."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -97,7 +97,7 @@ def show(document: Mapping[str, Any]) -> None:
     for name, one in document["engines"].items():
         cv = "" if one["cv"] is None else f"{100 * one['cv']:.1f} %"
         table.add_row(name, str(one["units"]), *(f"{one[k]:.2f}" for k in ("median_ms", "min_ms", "max_ms")), cv)
-    console.stderr.print(table)
+    console.stdout.print(table)
     for device, failure in document["failures"].items():
         console.stderr.print(f"{device}: {failure}", markup=False, soft_wrap=True)
 

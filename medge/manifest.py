@@ -14,7 +14,7 @@ import medge
 from medge import plugins, protocol_log
 from medge.data.dataset import DataSet
 from medge.devices import local
-from medge.receipts import FOLDER, Receipt, file_name
+from medge.receipts import FOLDER, Receipt, file_name, validated_by
 from medge.records import NOTICE, Engine, Preprocess, file_record, read_json, sha256_of_file, sha256_of_json, to_json
 from medge.runtime.bundle import MANIFEST, SCHEMA, SEAL, OperatingPoint, files_in
 from medge.runtime.machine import machine
@@ -44,8 +44,10 @@ def compose(
     provenance: dict[str, Any],
     ood: dict[str, Any] | None,
     receipt: Receipt | None = None,
+    judged_there: bool = False,
 ) -> dict[str, Any]:
-    """The manifest of everything that lies in `folder`. `engine_folder`: of the engine, below it."""
+    """The manifest of everything that lies in `folder`. `engine_folder`: of the engine, below it. judged_there: on the
+    device of the receipt, which built the engine."""
     backend = plugins.load("backends", engine.backend)
     return {
         "schema": SCHEMA,
@@ -59,7 +61,10 @@ def compose(
         "metrics": metrics,
         "ood": ood,
         "provenance": provenance,
-        "validated_on": _validated_on(receipt, backend),
+        "validated_on": {
+            **_validated_on(receipt, backend),
+            "by": validated_by(receipt, judged_there=judged_there),
+        },
         "receipts": [] if receipt is None else [_receipt_entry(folder, receipt)],
         "golden": golden,
         "golden_tolerance": _tolerance(engine.precision),

@@ -65,4 +65,4 @@ def _show(rows: list[dict[str, str]], *, left: tuple[str, ...]) -> None:
         table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row.values())
-    console.stderr.print(table)
+    console.stdout.print(table)

@@ -2,12 +2,16 @@
 
 One file an engine, `receipts/<variant>__<backend>-<precision>.json`, named by the sha256 of the engine's files: an
 engine that is built again is another one and needs another receipt.
+
+A receipt is written on the host from the device's result, which has a seal of its own (`job_seal`, medge.job.spec). Its
+`seal` is the sha256 of everything else in it, by canonical JSON: one changed figure, one key more or less, and it is
+refused. That finds accidents and careless edits; it is no signature, since whoever forges a receipt can seal it anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,17 @@ import numpy as np
 
 import medge
 from medge.errors import GateFailed, IntegrityError
-from medge.records import Engine, from_json, read_json, sha256_of_json, write_json
+from medge.records import Engine, from_json, read_json, sha256_of_json, to_json, write_json
 from medge.runtime.decision import probabilities
 from medge.runtime.selftest import TOLERANCE
 
-__all__ = ["FOLDER", "NOT_RUN", "Receipt", "compared", "file_name", "find", "made_of", "refuse_without", "write_all"]
+__all__ = [
+    "FOLDER", "NOT_RUN", "SCHEMA", "Receipt", "compared", "file_name", "find", "made_of", "refuse_without", "sealed",
+    "validated_by", "write_all",
+]  # fmt: skip
 
 FOLDER = "receipts"
+SCHEMA = 2  # 1 sealed the device's facts only
 NOT_RUN = "not run"
 
 
@@ -30,10 +38,11 @@ class Receipt:
     """What a device did with an engine. `device` is its name in the device book, `local` for the host itself.
 
     facts_sha256: of `facts`. machine: instructions and versions that decide an engine's numbers. power_mode: None where
-    the kind has none. selftest: verdict `pass`, `fail` or `not run`. metrics: point values on a labelled set that was
-    run there, if one was. time: UTC. job_seal: of the result that it was made from, None where it was measured here.
-    caches: {kind: {sha256, pin, given}} of what its build (`times`) or its starts (`blob`) used and left; given: the
-    sha256 of the one that it was given, None where it began without.
+    the kind has none. selftest: verdict `pass`, `fail` or `not run` (with the reason). metrics: point values on a
+    labelled set that was run there, if one was; answers: {split: sha256 of the predictions table of what it said}.
+    time: UTC. job_seal: of the result that it was made from, None where it was measured here. caches: {kind: {sha256,
+    pin, given}} of what its build (`times`) or its starts (`blob`) used and left; given: the sha256 of the one that it
+    was given, None where it began without. seal: of all the rest (see above).
     """
 
     engine: str
@@ -54,6 +63,18 @@ class Receipt:
     job_seal: str | None
     medge: str = medge.__version__
     caches: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+    seal: str = ""
+
+
+def sealed(receipt: Receipt) -> Receipt:
+    """The receipt with the seal of what it says."""
+    return replace(receipt, seal=_seal_of(to_json(receipt)))
+
+
+def _seal_of(document: Mapping[str, Any]) -> str:
+    return sha256_of_json({key: value for key, value in document.items() if key != "seal"})
 
 
 def file_name(engine: str) -> str:
@@ -68,20 +89,33 @@ def write_all(folder: Path, receipts: Sequence[Receipt]) -> None:
 
 
 def find(profile_folder: Path, engine: Engine) -> Receipt | None:
-    """The receipt of exactly this engine; None where there is none. Raises IntegrityError where its facts were changed;
-    the record of the profile stage guards the file as a whole."""
+    """The receipt of exactly this engine; None where there is none. Raises IntegrityError where anything in it is not
+    what it was sealed with, or where its seal is an earlier medge's, which covered less."""
     path = profile_folder / FOLDER / file_name(engine.name)
     if not path.is_file():
         return None
-    receipt = from_json(Receipt, read_json(path))
-    if sha256_of_json(receipt.facts) != receipt.facts_sha256:
-        raise IntegrityError(f"{path}: its facts are not those that it was sealed with.", fix="Measure again.")
-    return receipt if receipt.engine_sha256 == engine.sha256 else None
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        why = "is of an earlier medge, whose receipts seal the device's facts only"
+        raise IntegrityError(f"{path} {why}.", fix=_again(profile_folder))
+    if document.get("seal") != _seal_of(document):
+        raise IntegrityError(f"{path}: what it says is not what it was sealed with.", fix=_again(profile_folder))
+    receipt = from_json(Receipt, document)
+    return receipt if (receipt.engine, receipt.engine_sha256) == (engine.name, engine.sha256) else None
+
+
+def _again(profile_folder: Path) -> str:
+    """How to get another receipt: the device's name is latency.json's, since the receipt is not to be believed."""
+    latency = profile_folder / "latency.json"
+    about = read_json(latency).get("device", {}) if latency.is_file() else {}
+    device = about.get("name") or about.get("kind") or "NAME"
+    return f"Profile again: medge profile --device {device}; then medge select; medge package"
 
 
 def refuse_without(receipt: Receipt | None, *, device: str, engine: Engine, judged_there: bool = False) -> None:
     """Raises GateFailed unless `receipt` is of this device (a name or a kind) and its selftest passed there. On `local`
-    validate has run every image, which is more; and so has the device whose engine the trial judged (`judged_there`).
+    validate has run every image, which is more. An engine that the device built (`judged_there`) was judged by its
+    answers to every image there, which is more too: without them in its receipt nothing validates it.
     """
     again = f"medge profile --device {device}; then medge select; medge package --device {device}"
     if receipt is None:
@@ -90,12 +124,35 @@ def refuse_without(receipt: Receipt | None, *, device: str, engine: Engine, judg
         )
     if device not in (receipt.device, receipt.kind):
         raise GateFailed(f"The receipt of {engine.name} is of {receipt.device}, not of {device}.", fix=again)
-    if device != "local" and not judged_there and receipt.selftest["verdict"] != "pass":
+    if judged_there:
+        if not {"validation", "test"} <= set(receipt.answers):
+            raise GateFailed(
+                f"{engine.name} was built on {receipt.device} and not scored there: nothing validates it.",
+                fix=again.replace(f"--device {device};", f"--device {device} --set profile.score=both;"),
+            )
+        return
+    if device != "local" and receipt.selftest["verdict"] != "pass":
         reason = receipt.selftest.get("reason", "it answers otherwise there")
         raise GateFailed(
             f"{engine.name} did not pass its selftest on {receipt.device} ({receipt.selftest['verdict']}): {reason}.",
             fix="Choose another engine (medge select --engine), or compile for that device.",
         )
+
+
+def validated_by(receipt: Receipt | None, *, judged_there: bool = False) -> str:
+    """What makes an engine validated, in words; `receipt` has passed `refuse_without`."""
+    host = "every validation and test image was run through it on the machine that made this bundle"
+    if receipt is None or receipt.device == "local":
+        return host
+    test = receipt.selftest
+    if not judged_there:
+        return f"{host}; its selftest on {receipt.device} passed ({test.get('vectors', 'some')} images)"
+    images = (receipt.metrics or {}).get("images", "all")
+    reason = f": {test['reason']}" if "reason" in test else ""
+    return (
+        f"select judged what it answered on {receipt.device}, which built it, to every validation and test image "
+        f"({images} test images); its selftest there, against its graph on the host: {test['verdict']}{reason}"
+    )
 
 
 def compared(here: Any, there: Any, *, precision: str) -> dict[str, Any]:
@@ -127,14 +184,14 @@ def compared(here: Any, there: Any, *, precision: str) -> dict[str, Any]:
 def made_of(
     engines: Sequence[Engine], report: Mapping[str, Any], *, device: str, machines: Mapping[str, Any],
     selftests: Mapping[str, Any], metrics: Mapping[str, Any], time: str, seal: str | None,
-    caches: Sequence[Mapping[str, Any]] = (),
+    caches: Sequence[Mapping[str, Any]] = (), answers: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Receipt]:  # fmt: skip
-    """A receipt for every engine that was measured; `report` is what latency.json holds."""
+    """A sealed receipt for every engine that was measured; `report` is what latency.json holds."""
     facts = report["device"]["facts"]
     power = report["device"].get("power") or {}
     state = power.get("during") or report["device"].get("before") or {}
     mode = state.get("power_mode")
-    return [
+    made = [
         Receipt(
             engine=engine.name,
             engine_sha256=engine.sha256,
@@ -157,7 +214,9 @@ def made_of(
                 for one in caches
                 if one["engine"] == engine.name
             },
+            answers=dict((answers or {}).get(engine.name, {})),
         )
         for engine in engines
         if engine.name in report["engines"]
     ]
+    return [sealed(receipt) for receipt in made]

@@ -10,19 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import medge
-from medge import console, conversation, device_book, engine_caches, engines, plugins, predictions, receipts, remote
+from medge import (
+    console,
+    conversation,
+    device_book,
+    device_scores,
+    device_selftest,
+    engine_caches,
+    engines,
+    plugins,
+    predictions,
+    receipts,
+    remote,
+)
 from medge.data import dataset
 from medge.device_book import Device
-from medge.errors import IntegrityError, MissingError, ToolError
+from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.job.spec import Graph, Labelled, Spec
 from medge.link import LinkCut, Unreachable
 from medge.package_runtime import write_job
 from medge.records import Engine, File, from_json, read_json, sha256_of_file, sha256_of_json, write_json
-from medge.runtime.child import logits_in_child
 from medge.sections import ProfileSection
 from medge.stages import profile
 from medge.stages.compile import GRAPH, SKIPPED
@@ -169,6 +179,8 @@ def write_stage(
         console.warn(f"the clock of {device.name} jumped by {result['clock_jump_seconds']} s while it measured.")
         report["clock_jump_seconds"] = result["clock_jump_seconds"]
     write_json(work / "latency.json", report)
+    images = profile.write_images(inputs["data"].folder, work / "scratch/images.npy")
+    metrics, answers = device_scores.scored(spec, result["score"], inputs, work)
     receipts.write_all(
         work,
         receipts.made_of(
@@ -178,8 +190,16 @@ def write_stage(
             seal=result["seal"],
             time=_now(),
             machines={name: one["machine"] for name, one in result["engines"].items()},
-            selftests=_selftests(spec, result, inputs, work / "scratch"),
-            metrics=_metrics(spec, result["score"], inputs, work),
+            selftests=device_selftest.run(
+                spec,
+                built,
+                result["answers"],
+                images=images,
+                compiled=inputs["compile"].folder,
+                scratch=work / "scratch",
+            ),
+            metrics=metrics,
+            answers=answers,
             caches=result.get("caches", []),
         ),
     )
@@ -198,7 +218,7 @@ def _labelled(section: ProfileSection, data_folder: Path, scratch: Path, listed:
     if section.score == "none":
         return None
     data = dataset.load(data_folder)
-    rows = np.concatenate([data.indices(split) for split in _splits(section.score)])
+    rows = np.concatenate([data.indices(split) for split in device_scores.splits(section.score)])
     images, table = scratch / "labelled.npy", scratch / "labelled.csv"
     np.save(images, data.read(rows))
     empty = data.predictions(rows, np.zeros((len(rows), len(data.labels))))
@@ -221,89 +241,6 @@ def _keep_built(built: Sequence[Engine], fetched: Path, work: Path) -> None:
             (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
             (folder / file.path).write_bytes((fetched / file.sha256).read_bytes())
         engines.save(engine, folder)
-
-
-def _selftests(spec: Spec, result: Mapping[str, Any], inputs: Inputs, scratch: Path) -> dict[str, Any]:
-    """{engine: what comparing its answers there and here found}, for those that this host can run too."""
-    images = profile.write_images(inputs["data"].folder, scratch / "images.npy")
-    shape = np.load(images, mmap_mode="r").shape
-    found = {}
-    for engine in spec.engines:
-        there = result["answers"].get(engine.name)
-        if there is None or plugins.load("backends", engine.backend).missing(engine.precision) is not None:
-            continue
-        try:
-            here = logits_in_child(
-                engine, inputs["compile"].folder / engine.name, images=images, rows=range(shape[0]), height=shape[1],
-                width=shape[2], threads=1, output=scratch / "here.npy",
-            )  # fmt: skip
-        except (ToolError, MissingError) as error:
-            found[engine.name] = {"verdict": receipts.NOT_RUN, "reason": error.message}
-            continue
-        found[engine.name] = receipts.compared(here, there, precision=engine.precision)
-    return found
-
-
-def _metrics(spec: Spec, score: Mapping[str, Any] | None, inputs: Inputs, work: Path) -> dict[str, Any]:
-    """Point values of each engine on the labelled set (of two, on the test images); its predictions tables are left in
-    predictions/."""
-    if score is None:
-        return {}
-    (work / "predictions").mkdir(exist_ok=True)
-    found: dict[str, Any] = {}
-    for name, rows in score["logits"].items():
-        tables = _tables(spec, score, np.asarray(rows, dtype=np.float64), inputs)
-        for split, table in tables.items():
-            predictions.write(work / "predictions" / f"{name.replace('/', '__')}-{split}.csv", table)
-            found[name] = {
-                "set": split,
-                "images": len(table),
-                "accuracy": round(float((table.logits.argmax(axis=1) == table.labels).mean()), 6),
-                "auc": _auc(table.labels, table.logits),
-            }
-    return found
-
-
-def _tables(
-    spec: Spec, score: Mapping[str, Any], logits: NDArray[np.float64], inputs: Inputs
-) -> dict[str, predictions.Predictions]:
-    """An engine's answers by split, validation before test. Raises IntegrityError where they are not of the images that
-    were sent."""
-    if spec.labelled is None or spec.labelled.path is not None:
-        labels: NDArray[np.int64] = np.asarray(score["label"], dtype=np.int64)
-        return {
-            score["set"]: predictions.Predictions(tuple(score["sha256"]), tuple(score["group"]), labels, logits, {})
-        }
-    data, found, start = dataset.load(inputs["data"].folder), {}, 0
-    for split in _splits(spec.labelled.name):
-        rows = data.indices(split)
-        part = slice(start, start + len(rows))
-        if score["sha256"][part] != [data.sha256s[row] for row in rows.tolist()] or len(logits[part]) != len(rows):
-            raise IntegrityError(
-                f"The answers of {spec.device} are not of this run's {split} images.", fix="Run the job again."
-            )
-        found[split] = data.predictions(rows, logits[part])
-        start += len(rows)
-    return found
-
-
-def _splits(score: str) -> tuple[str, ...]:
-    return ("validation", "test") if score == "both" else (score,)
-
-
-def _auc(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> float | None:
-    """Area under the ROC curve, the mean over classes of one against the rest; None where a class has no image."""
-    from sklearn.metrics import roc_auc_score
-
-    from medge.statistics.scores import one_vs_rest
-
-    classes = logits.shape[1]
-    if len(np.unique(labels)) != classes:
-        return None
-    wanted = [1] if classes == 2 else range(classes)
-    scores = one_vs_rest(logits)
-    values = [roc_auc_score(labels == k, scores[:, column]) for column, k in enumerate(wanted)]
-    return round(float(np.mean(values)), 6)
 
 
 def _now() -> str:

@@ -108,6 +108,7 @@ class InProcess:
         (folder / "id").chmod(0o600)
         self._host_key = host
         self._authorised = client.export_public_key().decode()
+        self._children: list[Any] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -148,6 +149,7 @@ class InProcess:
             "/bin/sh", "-c", process.command, env=self._environment, stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
+        self._children.append(child)
         asyncssh = self._asyncssh
 
         async def upwards(source: Any, target: Any) -> None:
@@ -176,6 +178,9 @@ class InProcess:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+            for child in self._children:  # else the garbage collector does, in whatever test runs by then
+                child._transport.close()
+            await asyncio.sleep(0.05)
 
         self._run(end())
         self._loop.call_soon_threadsafe(self._loop.stop)

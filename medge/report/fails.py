@@ -57,13 +57,20 @@ def _subgroup(found: Found, name: str) -> dict[str, Any]:
 def _corruption(found: Found, name: str) -> dict[str, Any]:
     row = worst_corruption(found)
     if row is None:
-        return _entry("worst corruption", "Not looked at: no corrupted images were judged in this run.", looked=False)
+        why = _why_not(found, "no corrupted images were judged in this run")
+        return _entry("worst corruption", f"Not looked at: {why}.", looked=False)
     of = "" if found.stress["engine"] == name else f" ({found.stress['engine']})"
     text = (
         f"{row['kind'].replace('_', ' ')}, severity {row['severity']}{of}: AUC {share(row['auc_engine'])}, "
         f"float model {share(row['auc_float'])}{_refused(row)}."
     )
     return _entry("worst corruption", f"{text}{_largest_loss(found)}")
+
+
+def _why_not(found: Found, otherwise: str) -> str:
+    """Why the stress stage left its parts, where it could not run the engine; else the usual reason."""
+    left = found.stress.get("not_run")
+    return str(left["why"]) if left and left["what"] else otherwise
 
 
 def _refused(row: dict[str, Any]) -> str:
@@ -101,8 +108,8 @@ def _refusal(found: Found, name: str) -> dict[str, Any]:
     document = found.stress.get("ood") or {"engines": {}}
     of = document["engines"].get(name)
     if of is None:
-        text = "Not looked at: this run tests no refusal of images that are not of the kind; it answers anything."
-        return _entry("foreign images", text, looked=False)
+        why = _why_not(found, "this run tests no refusal of images that are not of the kind")
+        return _entry("foreign images", f"Not looked at: {why}; it answers anything.", looked=False)
     refused = f"it refuses {percent(of['test']['rate'])} of test images wrongly"
     if not of["sets"]:
         return _entry("foreign images", f"No foreign set was tried; {refused}.", looked=False)

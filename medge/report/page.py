@@ -134,7 +134,11 @@ def _corrected(found: Found) -> dict[str, Any]:
 def _stress(found: Found) -> dict[str, Any] | None:
     if not found.stress:
         return None
-    return {"corruptions": stress.corruptions(found), "ood": stress.ood(found)}
+    return {
+        "corruptions": stress.corruptions(found),
+        "ood": stress.ood(found),
+        "not_run": stress.not_run(found),
+    }
 
 
 def _latency(found: Found) -> dict[str, Any] | None:

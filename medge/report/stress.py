@@ -8,10 +8,18 @@ from typing import Any
 from medge.report.gather import Found
 from medge.report.words import count, percent, share, signed
 
-__all__ = ["corruptions", "ood", "saliency", "worst_corruption"]
+__all__ = ["corruptions", "not_run", "ood", "saliency", "worst_corruption"]
 
 SHOWN = 16  # pairs of saliency pictures in the page; all are in the stage's folder
 _DEEPEST = 0.25  # a difference in AUC to clean images from which a cell is as dark as it gets
+
+
+def not_run(found: Found) -> str | None:
+    """What the stage was asked for and did not do, and why; None where it did all of it."""
+    left = found.stress.get("not_run")
+    if not left or not left["what"]:
+        return None
+    return f"Not tried: {'; '.join(left['what'])}. {left['why']}."
 
 
 def corruptions(found: Found) -> dict[str, Any] | None:

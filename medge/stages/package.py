@@ -66,7 +66,8 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
     elif receipt is not None:
         console.warn(
             f"{engine.name} runs on {receipt.device} only, which built it: the bundle's selftest was not run. Run it "
-            f"there: python3 {RUNTIME} selftest"
+            f"there: python3 {RUNTIME} selftest. What validates it: "
+            f"{receipts.validated_by(receipt, judged_there=True)}."
         )
     return {
         "bundle": name,
@@ -76,6 +77,7 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
         "bytes": sum((folder / path).stat().st_size for path in bundles.files_in(folder)),
         "golden": len(read_json(folder / bundles.MANIFEST)["golden"]),
         "validated_on": receipt.device if receipt is not None else None,
+        "validated_by": receipts.validated_by(receipt, judged_there=place.built_there),
         "selftest": "not run: the engine runs on the device that built it" if place.built_there else "pass",
     }
 
@@ -137,6 +139,8 @@ def _receipt(section: PackageSection, profile_folder: Path, place: Place, folder
         device = read_json(profile_folder / "latency.json")["device"]["name"]
     if device is not None:
         receipts.refuse_without(receipt, device=device, engine=place.engine, judged_there=place.built_there)
+        if receipt is not None and place.built_there:
+            built.refuse_changed_answers(receipt, profile_folder)
     elif receipt is not None:
         try:
             receipts.refuse_without(receipt, device=receipt.device, engine=place.engine)
@@ -193,7 +197,7 @@ def _write_bundle(
             folder, name=name, engine=engine, engine_folder=_ENGINE, data=data, point=point, golden=vectors,
             threads=int(latency["threads"]), pattern=golden.PATTERN, metrics=manifest.metrics(trials, latency, choice),
             provenance=manifest.provenance(inputs, data, recipe), ood=None if ood is None else ood["manifest"],
-            receipt=receipt,
+            receipt=receipt, judged_there=place.built_there,
         )  # fmt: skip
 
     write_text(folder / "README.md", _readme(compose()))
@@ -232,6 +236,7 @@ def _readme(document: dict[str, Any]) -> str:
         requires=engine["requires"],
         vectors=len(document["golden"]),
         cpu=document["validated_on"]["cpu"],
+        validated_by=document["validated_on"]["by"],
         temperature=f"{point['temperature']:.4g}",
         decision=(
             f"`{point['positive']}` where its probability reaches the threshold, else the other class."

@@ -41,13 +41,14 @@ _IMAGES = 16  # real ones, in turn: sparse activations can be faster than noise
 
 
 def fingerprint(section: ProfileSection) -> str:
-    """The machine: on another one the same engines are measured again."""
+    """The machine, on another one the same engines are measured again; and the form of a receipt, so that one of an
+    earlier form is not kept."""
     if section.device != "local":
         from medge import remote_profile
 
-        return remote_profile.fingerprint(section)
+        return sha256_of_json([receipts.SCHEMA, remote_profile.fingerprint(section)])
     facts = plugins.load("devices", section.device).facts()
-    return sha256_of_json([facts[key] for key in ("cpu", "cores", "board", "memory_mb")])
+    return sha256_of_json([receipts.SCHEMA, *(facts[key] for key in ("cpu", "cores", "board", "memory_mb"))])
 
 
 def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def run(section: StressSection, inputs: Inputs, work: Path, seed: int) -> dict[s
     if choice["chosen"] is None:
         raise GateFailed("No engine was chosen, so there is nothing to stress.", fix="Loosen a limit: medge select.")
     if built.place_of(inputs, choice["chosen"]).built_there:
-        return _not_run(choice, work)
+        return _not_run(section, choice, work)
     data = dataset.load(inputs["data"].folder)
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -70,18 +70,23 @@ def run(section: StressSection, inputs: Inputs, work: Path, seed: int) -> dict[s
     return _values(document)
 
 
-def _not_run(choice: dict[str, Any], work: Path) -> dict[str, Any]:
-    """The document for an engine that only the device that built it can run: nothing was tried, and it says so."""
+def _not_run(section: StressSection, choice: dict[str, Any], work: Path) -> dict[str, Any]:
+    """The document for an engine that only the device that built it can run: nothing was tried, and `not_run` says what
+    the recipe asked for and why it was left."""
     name, device = choice["chosen"], choice["built_on"]["device"]
-    why = (
-        f"{name} was built on {device} and runs there only: corruptions, the refusal of unlike images and saliency "
-        "were not tried, and the bundle judges any picture"
-    )
-    console.warn(f"{why}.")
+    asked = {
+        "corrupted images": section.corruptions is not None,
+        "the refusal of unlike images, so the bundle judges any picture": section.ood is not None,
+        "pictures of where the model looks": section.saliency > 0,
+    }
+    what = [words for words, wanted in asked.items() if wanted]
+    why = f"{name} was built on {device} and runs there only"
     document = {
-        "schema": 1, "engine": name, "reference": name, "corruptions": None, "ood": None, "saliency": [],
-        "not_run": why,
+        "schema": 1, "engine": name, "reference": None, "corruptions": None, "ood": None, "saliency": [],
+        "not_run": {"what": what, "why": why},
     }  # fmt: skip
+    if what:
+        console.warn(f"{why}. Not tried: {'; '.join(what)}.")
     write_json(work / "stress.json", document)
     return _values(document)
 
@@ -142,4 +147,5 @@ def _values(document: dict[str, Any]) -> dict[str, Any]:
         "refused": {k: v["rate"] for k, v in ood["engines"][document["engine"]]["sets"].items()} if ood else {},
         "worst_auc_difference": min(known, default=None),
         "pictures": len(document["saliency"]),
+        "not_run": document.get("not_run"),
     }

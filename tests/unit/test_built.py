@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medge import built, device_book, manifest, predictions, remote_profile
+from medge import built, device_book, device_scores, device_selftest, manifest, predictions, receipts
 from medge.errors import GateFailed, IntegrityError
 from medge.job.spec import Labelled, Spec
 from medge.records import File, read_json, sha256_of_file, sha256_of_json, to_json, write_json
@@ -146,8 +146,37 @@ def test_it_is_a_candidate_with_the_verdict_of_what_it_answered_there(scored: Me
     assert receipt["metrics"]["images"] == sum(trials["test"]["images"].values())
 
 
-def test_an_engine_that_answers_otherwise_there_fails_the_gate_and_is_dropped(tmp_path: Path) -> None:
-    after = chosen(measured(tmp_path, score="both", kiln="wrong"), tmp_path, engine=None)
+def test_its_selftest_holds_its_answers_against_its_graph_and_is_in_the_receipt(scored: Measured) -> None:
+    folder = scored.folder("profile") / "receipts"
+    selftest = read_json(folder / "float__kiln-float32.json")["selftest"]
+    assert (selftest["verdict"], selftest["vectors"], selftest["changed_decisions"]) == ("pass", 16, 0)
+    assert selftest["against"] == "its graph, by ONNX Runtime on this host"
+    assert selftest["largest_difference"] < 1e-3
+    own = read_json(folder / "float__onnxruntime-float32.json")["selftest"]
+    assert (own["verdict"], own["against"]) == ("pass", "the same engine on this host")
+
+
+def test_without_its_graph_its_selftest_is_not_run_and_says_why(scored: Measured, tmp_path: Path) -> None:
+    (built_there,) = [engine for engine, _ in built.load_all(scored.folder("profile"))]
+    spec = spec_of(Labelled("both"))
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((2, 32, 32, 3), np.uint8))
+    found = device_selftest.run(
+        spec, [built_there], {NAME: [[0.0, 1.0]] * 2}, images=images, compiled=tmp_path, scratch=tmp_path
+    )
+    assert found[NAME]["verdict"] == "not run"
+    assert found[NAME]["reason"].endswith("the graph is not the one that was built there")
+
+
+def test_an_engine_that_answers_otherwise_there_fails_selftest_and_gate_and_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = measured(tmp_path, score="both", kiln="wrong")
+    selftest = read_json(run.folder("profile") / "receipts/float__kiln-float32.json")["selftest"]
+    assert (selftest["verdict"], selftest["reason"][:16]) == ("fail", "logits differ by")
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{NAME} fails its selftest on cart7, against its graph, by ONNX Runtime on this host: logits differ" in said
+    after = chosen(run, tmp_path, engine=None)
     choice = read_json(after.folder("select") / "choice.json")
     (row,) = [row for row in choice["candidates"] if row["name"] == NAME]
     assert (row["validation"], row["kept"]) == ("fail", False)
@@ -175,11 +204,49 @@ def test_without_its_receipt_it_is_no_candidate(scored: Measured, tmp_path: Path
     assert one["reason"] == "it has no receipt: medge profile --device cart7"
 
 
-def test_stress_says_that_only_the_device_can_run_it(scored: Measured, tmp_path: Path) -> None:
+def test_answers_that_were_changed_since_the_receipt_are_refused(scored: Measured, tmp_path: Path) -> None:
+    copy = _copied(scored, tmp_path)
+    after = chosen(copy, tmp_path / "before").then("stress", stress, StressSection(), tmp_path / "8-stress")
+    table = copy.folder("profile") / "predictions/float__kiln-float32-test.csv"
+    table.write_text(table.read_text().replace("0.1", "0.2", 1))
+    with pytest.raises(IntegrityError, match=r"test\.csv is not what float/kiln-float32 answered on cart7"):
+        chosen(copy, tmp_path / "after")
+    with pytest.raises(IntegrityError, match=r"test\.csv is not what float/kiln-float32 answered on cart7") as caught:
+        after.then("package", package, PackageSection(), tmp_path / "9-package")
+    assert caught.value.fix == "Profile again: medge profile --device cart7 --set profile.score=both"
+
+
+def test_a_receipt_without_scores_validates_no_engine_that_was_built_there(scored: Measured, tmp_path: Path) -> None:
+    copy = _copied(scored, tmp_path)
+    after = chosen(copy, tmp_path).then("stress", stress, StressSection(), tmp_path / "8-stress")
+    (engine, _), folder = built.load_all(copy.folder("profile"))[0], copy.folder("profile")
+    receipt = receipts.find(folder, engine)
+    assert receipt is not None
+    receipts.write_all(folder, [receipts.sealed(replace(receipt, answers={}))])
+    with pytest.raises(GateFailed, match="not scored there: nothing validates it") as caught:
+        after.then("package", package, PackageSection(), tmp_path / "9-package")
+    assert caught.value.fix.startswith("medge profile --device cart7 --set profile.score=both;")
+
+
+def test_stress_says_what_it_did_not_try_since_only_the_device_can_run_it(
+    scored: Measured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     after = chosen(scored, tmp_path).then("stress", stress, StressSection(), tmp_path / "8-stress")
     document = read_json(after.folder("stress") / "stress.json")
     assert (document["corruptions"], document["ood"], document["saliency"]) == (None, None, [])
-    assert document["not_run"].startswith(f"{NAME} was built on cart7 and runs there only")
+    assert document["not_run"] == after.values("stress")["not_run"] == {
+        "what": ["corrupted images", "the refusal of unlike images, so the bundle judges any picture",
+                 "pictures of where the model looks"],
+        "why": f"{NAME} was built on cart7 and runs there only",
+    }  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{NAME} was built on cart7 and runs there only. Not tried: corrupted images; the refusal of unlike" in said
+
+
+def test_stress_does_not_claim_to_have_left_what_was_not_asked_for(scored: Measured, tmp_path: Path) -> None:
+    section = StressSection(ood=None, saliency=0)
+    after = chosen(scored, tmp_path).then("stress", stress, section, tmp_path / "8-stress")
+    assert after.values("stress")["not_run"]["what"] == ["corrupted images"]
 
 
 def shipped(run: Measured, folder: Path, **section: Any) -> Measured:
@@ -202,6 +269,15 @@ def test_the_bundle_carries_the_plan_and_its_receipt_and_says_that_its_selftest_
     assert bundle.engine.onnx_sha256 == sha256_of_file(scored.folder("compile") / NAME / "graph.onnx")
     assert bundle.manifest["engines"][0]["requires"].startswith("onnxruntime==")
     assert bundle.manifest["validated_on"]["device"] == "cart7"
+    images = receipt["metrics"]["images"]
+    assert (
+        bundle.manifest["validated_on"]["by"]
+        == values["validated_by"]
+        == (
+            "select judged what it answered on cart7, which built it, to every validation and test image "
+            f"({images} test images); its selftest there, against its graph on the host: pass"
+        )
+    )
     assert bundle.manifest["metrics"]["split"] == "test"
 
 
@@ -237,13 +313,17 @@ def test_a_plan_that_was_changed_since_is_refused(scored: Measured, tmp_path: Pa
 
 
 def test_answers_that_are_not_of_this_runs_images_are_refused(scored: Measured) -> None:
-    spec = Spec(
-        id="a", device="cart7", kind="linux", medge="", seed=0, threads=1, engines=(), graphs=(),
-        images=File("images.npy", "", 0), labelled=Labelled("both"), bench=None, limit_seconds=1.0,
-    )  # fmt: skip
+    spec = spec_of(Labelled("both"))
     score = {"set": "both", "sha256": ["0" * 64] * 36, "group": [""] * 36, "label": [0] * 36}
     with pytest.raises(IntegrityError, match="are not of this run's validation images"):
-        remote_profile._tables(spec, score, np.zeros((36, 2)), scored.run)
+        device_scores.tables(spec, score, np.zeros((36, 2)), scored.run)
+
+
+def spec_of(labelled: Labelled) -> Spec:
+    return Spec(
+        id="a", device="cart7", kind="linux", medge="", seed=0, threads=1, engines=(), graphs=(),
+        images=File("images.npy", "", 0), labelled=labelled, bench=None, limit_seconds=1.0,
+    )  # fmt: skip
 
 
 def test_the_report_reads_its_tables_and_says_where_it_was_built(scored: Measured, tmp_path: Path) -> None:

@@ -139,6 +139,27 @@ def test_a_machine_without_a_network_is_added_and_listed(book: Path) -> None:
     assert device_book.devices() == []
 
 
+def test_the_list_is_a_table_on_stdout_with_the_hardware_that_was_last_seen() -> None:
+    device_book.add(Device("cart7", "jetson", "10.0.0.7"))
+    device_book.add(Device("cart8", "linux", "10.0.0.8"))
+    device_book.remember(device_book.find("cart7"), {"board": "Orin Nano", "cpu": "Cortex"})
+    done = CliRunner().invoke(cli.app, ["devices", "list"])
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
+    assert " ".join(rows["name"]) == "name kind address hardware when last seen"
+    assert rows["cart7"] == ["cart7", "jetson", "ssh://10.0.0.7", "Orin", "Nano"]
+    assert rows["cart8"] == ["cart8", "linux", "ssh://10.0.0.8", "-"]
+    assert rows["local"][:4] == ["local", "local", "this", "machine"]
+    assert done.stderr == ""
+
+
+def test_another_python_is_named_by_commands_that_keep_all_else() -> None:
+    device = Device("cart7", "jetson", "10.0.0.7", 2222, "nurse", "/k", None, "/data")
+    assert device_book.with_another_python(device) == (
+        "medge devices remove cart7; then medge devices add cart7 ssh://nurse@10.0.0.7:2222 --kind jetson "
+        "--identity /k --folder /data --python PATH"
+    )
+
+
 def refusal(*words: str) -> RecipeError:
     """What `medge devices WORDS` raises."""
     error = CliRunner().invoke(cli.app, ["devices", *words]).exception

@@ -83,3 +83,13 @@ def test_several_names_or_all_of_a_kind_are_a_fleet(cart: Device, tmp_path: Path
     with pytest.raises(RecipeError, match="'local' is this machine"):
         profile_commands.measure_fleet(tmp_path, Recipe(), ["local", "cart7"])
     assert device_book.devices() == []
+
+
+def test_the_table_is_the_answer_on_stdout_and_what_failed_is_told_on_stderr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one = {"units": 2, "median_ms": 2.0, "min_ms": 1.0, "max_ms": 3.0, "cv": 0.5}
+    fleet.show({"engines": {"float/x-float32": one}, "failures": {"cart8": "it does not answer"}})
+    out, err = capsys.readouterr()
+    assert out.strip().splitlines()[-1].split() == ["float/x-float32", "2", "2.00", "1.00", "3.00", "50.0", "%"]
+    assert err.strip() == "cart8: it does not answer"

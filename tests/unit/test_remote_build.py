@@ -84,7 +84,8 @@ def test_an_engine_is_built_there_once_and_brought_home_with_its_receipt(
         assert sha256_of_file(work / "engines/float/forge-float32/engine.plan") == engine.files[0].sha256
         receipt = read_json(work / "receipts/float__forge-float32.json")
         assert receipt["engine_sha256"] == engine.sha256
-        assert receipt["selftest"] == {"verdict": "not run", "reason": "this host has no answer of its own"}
+        assert receipt["selftest"]["verdict"] == "not run"
+        assert receipt["selftest"]["reason"].startswith("this host has no answer of its own: ONNX Runtime refused")
         assert receipt["latency"]["queries"] == 60
     assert log.read_text() == "built "
 

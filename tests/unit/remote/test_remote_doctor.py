@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import venv
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from medge import conversation, device_book, doctor, link, remote_profile
 from medge.device_book import Device
+from medge.devices import local
 from medge.errors import MissingError
 from medge.stages import profile
 from tests import remote_run
@@ -31,6 +33,41 @@ def test_the_doctor_finds_a_device_well(device: Device, monkeypatch: pytest.Monk
     assert [name for name, check in checks.items() if not check.ok] == []
     assert {"link", "python", "numpy", "Pillow", "engines", "folder", "clock", "kind"} == set(checks)
     assert remote_run.left(device) == []
+
+
+def test_the_doctor_notes_in_the_book_what_the_device_is(device: Device) -> None:
+    assert device_book.find("cart7").facts is None
+    doctor.examine(device)
+    facts = device_book.find("cart7").facts
+    assert facts is not None
+    assert facts["cpu"] == local.facts()["cpu"]
+
+
+class TestTheHintAtAnotherPython:
+    def fixes(self, device: Device, python: Path) -> dict[str, str]:
+        """The fix of each problem where this is the device's python."""
+        return {check.name: check.fix for check in doctor.examine(replace(device, python=str(python))) if not check.ok}
+
+    def test_where_there_is_no_such_python(self, device: Device) -> None:
+        (check,) = doctor.examine(replace(device, python="/nowhere/python3"))
+        assert check.fix.startswith("Install python3 there, or name the one that is there: medge devices remove cart7;")
+        assert check.fix.endswith("--python PATH")
+
+    def test_where_it_is_too_old(self, device: Device, tmp_path: Path) -> None:
+        (tmp_path / "python").write_text("#!/bin/sh\necho 'MEDGE-AGENT 3.6.9'")
+        (tmp_path / "python").chmod(0o755)
+        fixes = self.fixes(device, tmp_path / "python")
+        assert fixes["link"].startswith("Name a newer one that is there")
+        assert fixes["link"].endswith("--python PATH")
+
+    def test_where_it_lacks_packages(self, device: Device, tmp_path: Path) -> None:
+        venv.create(tmp_path / "bare", symlinks=True)
+        fixes = self.fixes(device, tmp_path / "bare/bin/python")
+        assert set(fixes) == {"numpy", "Pillow", "engines"}
+        for name, fix in fixes.items():
+            assert "-m pip install" in fix, name
+            assert "or name an interpreter there that has" in fix, name
+            assert fix.endswith("--python PATH"), name
 
 
 def test_the_doctor_sees_a_clock_that_is_off(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from medge import report, scenario_results
 from medge.estimate import ESTIMATE
+from medge.measured import show_latencies
 from medge.records import sha256_of_file, write_json
 from medge.report import costs, profile_page
 from medge.report.gather import Found, gather
@@ -142,3 +144,11 @@ def test_a_sweep_has_a_row_for_each_engine_batch_size_and_threads(run: Path, tmp
     assert cells == [[SOAKED, "8", "2", "16.0", "16.0", "500.0"], ["x/y-z", "8", "2", "–", "–", "–",
                      "it", "has", "a", "fixed", "batch", "of", "1"]]  # fmt: skip
     assert "Batch sizes and threads" not in profile_page.render(measured(run, tmp_path / "q", {}))
+
+
+def test_the_latencies_are_the_answer_of_profile_on_stdout(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_latencies(run)
+    out, err = capsys.readouterr()
+    assert "int8/openvino-int8" in out
+    assert "int8/openvino-int8" not in err
+    assert "profile.html" in err

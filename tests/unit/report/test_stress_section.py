@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from medge import report
-from medge.records import read_json
+from medge.records import read_json, write_json
 from medge.report.gather import gather
 from medge.report.stress import saliency
+from medge.sections import SelectSection
+from medge.workspace import required, step
 from tests.unit.report.test_report import checked, text_of
 
 
@@ -60,3 +64,21 @@ def test_the_document_holds_the_stress_and_its_hash(stressed: Path) -> None:
     document = read_json(stressed / "report.json")
     assert document["stress"] == read_json(stressed / "8-stress/stress.json")
     assert document["from"]["stress"]["file"] == "8-stress/stress.json"
+
+
+def test_what_stress_did_not_try_is_said_with_its_reason_in_the_section_and_on_the_first_page(stressed: Path) -> None:
+    name = gather(stressed).stress["engine"]
+    why = f"{name} was built on cart7 and runs there only"
+    left = {"what": ["corrupted images", "the refusal of unlike images"], "why": why}
+    empty = {"schema": 1, "engine": name, "reference": None, "corruptions": None, "ood": None, "saliency": []}
+
+    def stress(section: Any, inputs: Any, work: Path, seed: int) -> dict[str, Any]:
+        write_json(work / "stress.json", {**empty, "not_run": left})
+        return {}
+
+    inputs = {"select": required(stressed, "select")}
+    step(stressed, "stress", SelectSection(), inputs, SimpleNamespace(run=stress), seed=1)
+    text = text_of(report.write(stressed).read_text(encoding="utf-8"))
+    assert f"Under stress Not tried: corrupted images; the refusal of unlike images. {why}." in text
+    assert f"Not looked at: {why}." in text
+    assert f"Not looked at: {why}; it answers anything." in text
