@@ -29,9 +29,9 @@ def profile(
         str | None, typer.Option(metavar="PATH", help="Score PATH.npy and PATH.csv, which lie on the device and stay.")
     ] = None,
     cache: Annotated[
-        bool,
-        typer.Option("--cache/--no-cache", help="Engines may stay on the device; or nothing may."),
-    ] = True,
+        bool | None,
+        typer.Option("--cache/--no-cache", help="Engines may stay on the device (as at first), or nothing; kept."),
+    ] = None,
     scenario: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="steady (always), sporadic, cold, soak or sweep; may be repeated."),
@@ -71,6 +71,9 @@ def profile(
         threads=threads,
     )
     folder, recipe = commands.start(None, name, settings or [], options=changes)
+    _, kept = commands.start(None, name, settings or [], options=measured.lasting(changes))
+    if import_ is None:
+        measured.tell_of_power(recipe.profile, kept.profile)
     if export is not None:
         finish(profile_commands.export_job(folder, recipe, export), json)
     elif import_ is not None:
@@ -78,4 +81,4 @@ def profile(
     elif profile_commands.is_fleet(device):
         finish(profile_commands.measure_fleet(folder, recipe, device or []), json)
     else:
-        finish(commands.run_stages(folder, recipe, ("profile",)), json)
+        finish(commands.run_stages(folder, recipe, ("profile",), kept=kept), json)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medge import console, device_book, pipeline, workspace
+from medge import console, device_book, measured, pipeline, workspace
 from medge.errors import DataError, RecipeError
 from medge.recipe import Recipe, load, parse, with_settings
 from medge.records import NOTICE, sha256_of_file
@@ -38,6 +38,7 @@ class Outcome:
 def run_recipe(path: Path, settings: Sequence[str], *, name: str | None) -> Outcome:
     """Every stage of a recipe in `runs/<name>`, the recipe's name if None."""
     recipe = load(path, settings)
+    measured.tell_of_power(recipe.profile)
     return run_stages(workspace.run_folder(_checked(name or recipe.name)), recipe, workspace.STAGES, origin=path)
 
 
@@ -94,15 +95,18 @@ def search_settings(*, search: bool, minutes: float | None, trials: int | None, 
     )
 
 
-def run_stages(folder: Path, recipe: Recipe, stages: Sequence[str], *, origin: Path | None = None) -> Outcome:
+def run_stages(
+    folder: Path, recipe: Recipe, stages: Sequence[str], *, origin: Path | None = None, kept: Recipe | None = None
+) -> Outcome:
     """Runs stages, writes the report whatever the verdicts, and says what came of it. origin: the file that the recipe
-    was read from, where that is not the run's own."""
+    was read from, where that is not the run's own. kept: what the run remembers, where that is not all of the recipe.
+    """
     from medge import report
 
     if "profile" in stages:
         asked = folder / "recipe.yaml" if origin is None else origin
         device_book.find_for(recipe.profile.device, asked)  # a name that nobody knows is said before hours of work
-    done = pipeline.run(recipe, folder, stages=stages)
+    done = pipeline.run(recipe, folder, stages=stages, kept=kept)
     page = report.write(folder)
     last = list(done.values())[-1]
     verdict: str | None = last.values.get("verdict")  # None of a stage that measures and leaves the verdict to select

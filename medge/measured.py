@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medge import console
+from medge.sections import ProfileSection
 
-__all__ = ["profile_settings", "show_latencies"]
+__all__ = ["lasting", "profile_settings", "show_latencies", "tell_of_power"]
+
+_ONCE = ("profile.power_mode=", "profile.lock_clocks=")
 
 
 def profile_settings(
@@ -38,6 +41,27 @@ def profile_settings(
     if estimate:
         found.append(f"profile.estimate=[{', '.join(estimate)}]")
     return found
+
+
+def lasting(changes: Sequence[str]) -> list[str]:
+    """Of the settings that options stand for, those that the run remembers: what changes a machine is for the command
+    that says it."""
+    return [change for change in changes if not change.startswith(_ONCE)]
+
+
+def tell_of_power(asked: ProfileSection, kept: ProfileSection | None = None) -> None:
+    """One line on stderr where the recipe, `kept`, and not an option of this command changes the machine."""
+    kept = asked if kept is None else kept
+    words, undo = [], []
+    if kept.power_mode is not None and kept.power_mode == asked.power_mode:
+        words.append(f"power mode {kept.power_mode}")
+        undo.append("--set profile.power_mode=null")
+    if kept.lock_clocks:
+        words.append("clocks locked")
+        undo.append("--set profile.lock_clocks=false")
+    if words:
+        text = f"recipe: {', '.join(words)} while it is measured; {' '.join(undo)} undoes it"
+        console.stderr.print(text, markup=False, soft_wrap=True)
 
 
 def show_latencies(folder: Path) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from medge import workspace
+from medge import run_recipe, workspace
 from medge.errors import GateFailed
-from medge.recipe import Recipe, dump
-from medge.records import write_text
+from medge.recipe import Recipe
 from medge.workspace import Stage
 
 __all__ = ["GOES_ON", "PARENTS", "published", "run"]
@@ -29,8 +28,11 @@ PARENTS: Mapping[str, Sequence[str]] = {
 GOES_ON = ("pass", "accepted")
 
 
-def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGES) -> dict[str, Stage]:
-    """Runs `stages` of a recipe in a run folder, skipping what has not changed. Returns them, finished.
+def run(
+    recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGES, kept: Recipe | None = None
+) -> dict[str, Stage]:
+    """Runs `stages` of a recipe in a run folder, skipping what has not changed. Returns them, finished. kept: what the
+    run remembers, where some of the recipe is for this once (see `run_recipe.noted`).
 
     A stage that finds the model wanting says so in its values (`verdict`) and is finished all the same; the stages
     after it are not run, so that nothing is built on it. Raises MedgeError for bad input.
@@ -39,16 +41,16 @@ def run(recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGE
     with workspace.locked(folder):
         if "finetune" in stages and workspace.completed(folder, "data") is None:
             import_module("medge.stages.finetune").check(recipe.finetune)  # before hours are spent on images
-        write_text(folder / "recipe.yaml", dump(recipe))
-        for name in stages:
-            inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
-            _refuse_unfit(inputs)
-            section = recipe.section(name)
-            done[name] = workspace.step(
-                folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
-            )
-            if not _goes_on(done[name]):
-                break
+        with run_recipe.noted(folder, kept or recipe, done, continues=len(stages) < len(workspace.STAGES)):
+            for name in stages:
+                inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
+                _refuse_unfit(inputs)
+                section = recipe.section(name)
+                done[name] = workspace.step(
+                    folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
+                )
+                if not _goes_on(done[name]):
+                    break
         published(done)
     return done
 

@@ -19,9 +19,9 @@ __all__ = ["export_job", "import_result", "is_fleet", "measure_fleet", "refuse_u
 _ALL = "all:"
 
 
-def settings_of(devices: Sequence[str] | None, data_on_device: str | None, *, cache: bool) -> list[str]:
-    """The settings that the options of `medge profile` stand for."""
-    changes = [] if cache else ["profile.keep_on_device=nothing"]
+def settings_of(devices: Sequence[str] | None, data_on_device: str | None, *, cache: bool | None) -> list[str]:
+    """The settings that the options of `medge profile` stand for; cache: None where it was not said."""
+    changes = [] if cache is None else [f"profile.keep_on_device={'engines' if cache else 'nothing'}"]
     if devices and not is_fleet(devices):
         changes += [f"profile.device={devices[0]}", "profile.result=null"]
     if data_on_device is not None:

@@ -15,17 +15,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from medge import cli, device_book
 from medge.device_book import Device
-from medge.errors import IntegrityError, MissingError, RecipeError
+from medge.errors import IntegrityError, MedgeError, MissingError, RecipeError
 from medge.pipeline import PARENTS
-from medge.recipe import Recipe, dump
+from medge.recipe import Recipe, dump, parse
 from medge.records import read_json
 from medge.workspace import STAGES, Inputs, Stage, step
 from tests import remote_run, synthetic_run
-from tests.ssh_server import InProcess
+from tests.ssh_server import InProcess, free_port
 
 QUICK = {"blocks": 10, "seconds": 0.1, "warmup_seconds": 0.0, "threads": 1}
 
@@ -119,3 +120,28 @@ def test_what_cannot_be_meant_is_refused(run: Path) -> None:
         call("profile", "--device", "cart7", "--device", "cart8", "--export", "job.zip")
     with pytest.raises(RecipeError, match="the result is its own"):
         call("profile", "--device", "cart7", "--import", "result.zip")
+
+
+def test_what_a_refused_profile_asked_for_is_not_asked_for_again(run: Path) -> None:
+    call("profile", "--device", "cart7")
+    before = (run / "recipe.yaml").read_text()
+    with pytest.raises(MissingError, match="no power modes"):
+        call("profile", "--device", "cart8", "--set", "profile.power_mode=MAXN")
+    assert (run / "recipe.yaml").read_text() == before
+    device_book.add(Device("cart6", "linux", "127.0.0.1", port=free_port(), facts={"cpu": "c"}))
+    with pytest.raises(MedgeError):
+        call("profile", "--device", "cart6")
+    assert (run / "recipe.yaml").read_text() == before
+    assert call("profile")["stages"]["profile"]["skipped"]
+
+
+def test_whether_engines_may_stay_is_kept_until_the_other_is_said(run: Path) -> None:
+    def kept() -> Any:
+        return parse(yaml.safe_load((run / "recipe.yaml").read_text()), origin="run").profile.keep_on_device
+
+    call("profile", "--device", "cart7", "--no-cache")
+    assert kept() == "nothing"
+    call("profile", "--device", "cart7")
+    assert kept() == "nothing"
+    assert not call("profile", "--device", "cart7", "--cache")["stages"]["profile"]["skipped"]
+    assert kept() == "engines"
