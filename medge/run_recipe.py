@@ -1,4 +1,4 @@
-"""The recipe.yaml of a run: what its commands asked for and its stages took, so that the next command goes on with it."""
+"""The recipe.yaml of a run: what its commands asked for and its stages took, so that the next goes on with it."""
 
 from __future__ import annotations
 

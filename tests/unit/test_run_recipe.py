@@ -30,7 +30,6 @@ def remembered(run: Path) -> Recipe:
 def test_a_command_that_fails_leaves_the_recipe_as_it_was(run: Path) -> None:
     text = (run / run_recipe.FILE).read_text()
     with pytest.raises(ToolError), noted(run, ASKED, {}, continues=True):
-        assert remembered(run) == ASKED
         raise ToolError("no")
     assert (run / run_recipe.FILE).read_text() == text
 
