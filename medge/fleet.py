@@ -1,7 +1,8 @@
 """The same job on many devices at once, and how much they differ from unit to unit.
 
 Writes `fleet.json`: per engine the median latency of each device, and of those medians the median, the range and the
-coefficient of variation (standard deviation, n - 1, over mean; null for fewer than two).
+coefficient of variation (standard deviation, n - 1, over mean; null for fewer than two); and whether each device was
+steady, by the rule of `medge profile`: the spread between units is worth no more than that.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medge import console, remote, remote_profile
+from medge import console, remote, remote_profile, scenario_results
 from medge.device_book import Device
 from medge.errors import MedgeError, ToolError
 from medge.interleave import CONTROL, Series
 from medge.recipe import Recipe
-from medge.records import sha256_of_json, write_json
+from medge.records import NOTICE, sha256_of_json, to_json, write_json
 from medge.runtime.bench import latency_of
+from medge.stages import profile
 from medge.workspace import Inputs
 
 __all__ = ["FILE", "measure", "show", "summary"]
@@ -46,12 +48,12 @@ def measure(devices: Sequence[Device], recipe: Recipe, inputs: Inputs, run: Path
                 console.warn(f"{name}: {error.message}")
     if not found:
         raise ToolError(f"Not one device could measure: {' '.join(failures.values())}", fix="medge devices doctor NAME")
-    document = {**summary(found), "failures": failures}
+    document = {**summary(found, seed=recipe.seed), "failures": failures}
     write_json(run / FILE, document)
     return document
 
 
-def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summary(found: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:
     """From each device's result: {"devices": {name: about}, "engines": {engine: variance between units}}."""
     medians: dict[str, dict[str, float]] = {}
     for device, result in found.items():
@@ -66,11 +68,27 @@ def summary(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "cpu": result["device"]["facts"].get("cpu"),
             "board": result["device"]["facts"].get("board"),
             "power_mode": result["device"].get("before", {}).get("power_mode"),
+            "stability": _stability(result, seed=seed),
             "failures": {engine: one["message"] for engine, one in result["failures"].items()},
         }
         for name, result in found.items()
     }
     return {"schema": 1, "devices": about, "engines": {name: _variance(of) for name, of in sorted(medians.items())}}
+
+
+def _stability(result: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    """The verdict on a device, with its reasons, as a profile of it alone would have."""
+    measured = remote_profile.measured_of(result["measured"])
+    series = {name: one for name, one in measured.series.items() if name != CONTROL}
+    latencies = {
+        name: to_json(latency_of(one.all_ns(), first_inference_ms=0.0, peak_memory_mb=None))
+        for name, one in series.items()
+    }
+    medians = {name: one["p50_ms"] for name, one in latencies.items()}
+    others = scenario_results.summarise(result.get("scenarios") or {}, medians, seed=seed)
+    control = profile.control_of(measured, seed=seed)
+    samples = result["device"].get("samples", [])
+    return scenario_results.stability(control, others, samples, engines=latencies)
 
 
 def _variance(medians: Mapping[str, float]) -> dict[str, Any]:
@@ -86,20 +104,41 @@ def _variance(medians: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def show(document: Mapping[str, Any]) -> None:
-    """The table of what differs on stdout, what failed on stderr."""
+def show(document: Mapping[str, Any], path: Path) -> None:
+    """The tables of the devices and of what differs on stdout; what makes one unstable, what failed and where all of it
+    is written on stderr."""
+    devices = document["devices"]
+    _table(
+        ("device", "hardware", "stability"),
+        [(name, one["board"] or one["cpu"] or "-", one["stability"]["verdict"]) for name, one in devices.items()],
+        left=3,
+    )
+    rows = []
+    for name, one in document["engines"].items():
+        cv = "one unit" if one["cv"] is None else f"{100 * one['cv']:.1f} %"
+        rows.append((name, str(one["units"]), *(f"{one[k]:.2f}" for k in ("median_ms", "min_ms", "max_ms")), cv))
+    _table(("engine", "units", "median ms", "min", "max", "CV"), rows, left=1)
+    for name, one in devices.items():
+        if one["stability"]["verdict"] != "stable":
+            text = f"{name}: {one['stability']['verdict']}: {'; '.join(one['stability']['reasons'])}."
+            console.stderr.print(text, markup=False, soft_wrap=True)
+    for device, failure in document["failures"].items():
+        console.stderr.print(f"{device}: {failure}", markup=False, soft_wrap=True)
+    console.stderr.print(f"fleet {path}", markup=False, soft_wrap=True)
+    console.say(f"[dim]{NOTICE}[/dim]")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
+    """On stdout; the first `left` columns are words, the others numbers."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("engine", "units", "median ms", "min", "max", "CV"):
-        table.add_column(column, justify="left" if column == "engine" else "right", overflow="fold")
-    for name, one in document["engines"].items():
-        cv = "" if one["cv"] is None else f"{100 * one['cv']:.1f} %"
-        table.add_row(name, str(one["units"]), *(f"{one[k]:.2f}" for k in ("median_ms", "min_ms", "max_ms")), cv)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     console.stdout.print(table)
-    for device, failure in document["failures"].items():
-        console.stderr.print(f"{device}: {failure}", markup=False, soft_wrap=True)
 
 
 def _one(device: Device, first: remote_profile.Made, scratch: Path, recipe: Recipe) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medge import commands, console, device_book, workspace
+from medge import commands, console, device_book, plugins, workspace
 from medge.commands import Outcome
 from medge.device_book import LOCAL, Device
-from medge.errors import RecipeError
+from medge.errors import MissingError, RecipeError
 from medge.recipe import Recipe
 from medge.records import NOTICE
 
@@ -74,17 +74,33 @@ def measure_fleet(run: Path, recipe: Recipe, words: Sequence[str]) -> Outcome:
     """The same job on many devices at once; writes `fleet.json` into the run. The run's own profile stays."""
     devices: dict[str, Device] = {}
     for word in words:
-        kind = word[len(_ALL) :]
-        found = [d for d in device_book.devices() if d.kind == kind] if word.startswith(_ALL) else [_elsewhere(word)]
-        if not found:
-            raise RecipeError(f"No device of kind '{kind}' is known.", fix="medge devices list")
+        found = _all_of(word[len(_ALL) :]) if word.startswith(_ALL) else [_elsewhere(word)]
         devices.update({device.name: device for device in found})
     from medge import fleet
+    from medge.stages import profile
+
+    for device in devices.values():
+        profile.refuse_threads(recipe.profile, (device.facts or {}).get("cores"), device.name)
 
     inputs = {name: workspace.required(run, name) for name in ("data", "compile")}
     with workspace.locked(run):
         document: dict[str, Any] = fleet.measure(list(devices.values()), recipe, inputs, run)
-    return Outcome({**document, "notice": NOTICE}, lambda: fleet.show(document), 3 if document["failures"] else 0)
+    return Outcome(
+        {**document, "notice": NOTICE}, lambda: fleet.show(document, run / fleet.FILE), 3 if document["failures"] else 0
+    )
+
+
+def _all_of(kind: str) -> list[Device]:
+    """Every device of a kind. Raises RecipeError for no kind, MissingError where there is none of it."""
+    if kind not in device_book.kinds():
+        raise RecipeError(f"No kind of device '{kind}'.", fix=plugins.nearest(kind, device_book.kinds()))
+    found = [device for device in device_book.devices() if device.kind == kind]
+    if not found:
+        raise MissingError(
+            f"No device of kind {kind} is known.",
+            fix=f"Add one: medge devices add NAME ssh://user@host --kind {kind}. Known ones: medge devices list",
+        )
+    return found
 
 
 def _elsewhere(word: str) -> Device:

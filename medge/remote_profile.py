@@ -38,7 +38,7 @@ from medge.stages import profile
 from medge.stages.compile import GRAPH, SKIPPED
 from medge.workspace import Inputs
 
-__all__ = ["Made", "facts_of", "fingerprint", "make", "run", "send"]
+__all__ = ["Made", "facts_of", "fingerprint", "make", "measured_of", "run", "send"]
 
 _FINGERPRINT = ("cpu", "cores", "board", "memory_mb")
 
@@ -85,6 +85,7 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
 
         spec, result, fetched = offline.opened(Path(section.result), inputs, scratch)
     else:
+        profile.refuse_threads(section, (device.facts or {}).get("cores"), device.name)
         made = make(section, inputs, scratch, device=device, seed=seed)
         finished = send(device, made, scratch / "fetched", section=section)
         spec, result, fetched = made.spec, finished.result, finished.folder
@@ -159,7 +160,7 @@ def write_stage(
     work: Path,
 ) -> dict[str, Any]:
     """latency.json, raw/, receipts/, the engines that were built there, and predictions/ of a labelled set."""
-    measured = _measured(result["measured"])
+    measured = measured_of(result["measured"])
     if not set(measured.series) - {CONTROL}:
         reasons = " ".join(f"{name}: {one['message']}" for name, one in result["failures"].items())
         raise ToolError(f"Not one engine could be measured on {device.name}: {reasons}", fix="See what it refuses.")
@@ -181,6 +182,14 @@ def write_stage(
     write_json(work / "latency.json", report)
     images = profile.write_images(inputs["data"].folder, work / "scratch/images.npy")
     metrics, answers = device_scores.scored(spec, result["score"], inputs, work)
+    selftests = device_selftest.run(
+        spec,
+        built,
+        result["answers"],
+        images=images,
+        compiled=inputs["compile"].folder,
+        scratch=work / "scratch",
+    )
     receipts.write_all(
         work,
         receipts.made_of(
@@ -190,20 +199,19 @@ def write_stage(
             seal=result["seal"],
             time=_now(),
             machines={name: one["machine"] for name, one in result["engines"].items()},
-            selftests=device_selftest.run(
-                spec,
-                built,
-                result["answers"],
-                images=images,
-                compiled=inputs["compile"].folder,
-                scratch=work / "scratch",
-            ),
+            selftests=selftests,
             metrics=metrics,
             answers=answers,
             caches=result.get("caches", []),
         ),
     )
-    return {**profile.values_of(report), "device": device.name, "built": [engine.name for engine in built]}
+    return {
+        **profile.values_of(report),
+        "device": device.name,
+        "built": [engine.name for engine in built],
+        "selftests": {name: one["verdict"] for name, one in selftests.items()},
+        "scores": metrics,
+    }
 
 
 def _graphs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -226,7 +234,8 @@ def _labelled(section: ProfileSection, data_folder: Path, scratch: Path, listed:
     return Labelled(section.score, listed(images, "labelled.npy"), listed(table, "labelled.csv"))
 
 
-def _measured(value: Mapping[str, Any] | None) -> Interleaved:
+def measured_of(value: Mapping[str, Any] | None) -> Interleaved:
+    """The interleaved series of a result; none of one that measured nothing."""
     if value is None:
         return Interleaved({}, {}, None, 0, 0.0)
     series = {name: Series(**one) for name, one in value["series"].items()}

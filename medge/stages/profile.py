@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from medge import console, engines, measuring, plugins, receipts, scenario_results, scenarios
 from medge.data import dataset
-from medge.errors import ToolError
+from medge.errors import RecipeError, ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.measuring import Conditions
 from medge.records import Engine, sha256_of_json, to_json, write_json
@@ -32,8 +32,8 @@ from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 
 __all__ = [
-    "AA_TOLERANCE", "assemble", "conditions_of", "estimates", "fingerprint", "run", "values_of", "write_images",
-    "write_raw", "write_raw_scenarios",
+    "AA_TOLERANCE", "assemble", "conditions_of", "control_of", "estimates", "fingerprint", "refuse_threads", "run",
+    "values_of", "write_images", "write_raw", "write_raw_scenarios",
 ]  # fmt: skip
 
 AA_TOLERANCE = 0.02  # the interval of one engine against itself within 1 +- this, or the machine was too restless
@@ -59,6 +59,7 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
         return remote_profile.run(section, inputs, work, seed)
     device = plugins.load("devices", section.device)
     found = engines.load_all(inputs["compile"].folder)
+    refuse_threads(section, _cores_allowed(), "this machine")
     threads = section.threads or _cores_allowed()
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -85,6 +86,16 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
     write_json(work / "latency.json", report)
     _write_receipts(work, [engine for engine, _ in found], report)
     return values_of(report)
+
+
+def refuse_threads(section: ProfileSection, cores: int | None, where: str) -> None:
+    """Raises RecipeError for a sweep over more threads than the machine has; `cores` is None where nobody knows."""
+    asked = max(section.sweep.threads, default=0) if "sweep" in section.scenarios else 0
+    if cores and asked > cores:
+        raise RecipeError(
+            f"--threads {asked} (profile.sweep.threads): {where} has {cores} {'core' if cores == 1 else 'cores'}.",
+            fix=f"At most {cores}: --threads {cores}",
+        )
 
 
 def conditions_of(section: ProfileSection) -> Conditions:
@@ -164,7 +175,7 @@ def assemble(
     sizes = {engine.name: engine.bytes for engine in found}
     ratios = _all_ratios(medians, seed=seed)
     latencies = {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()}
-    control = _control(measured, seed=seed)
+    control = control_of(measured, seed=seed)
     others = scenario_results.summarise(
         raw_scenarios or {}, {name: one["p50_ms"] for name, one in latencies.items()}, seed=seed
     )
@@ -221,7 +232,7 @@ def _to(name: str, other: str | None, ratios: dict[str, Any]) -> dict[str, Any] 
     return {"to": other, **ratios[name][other]}
 
 
-def _control(measured: Interleaved, *, seed: int) -> dict[str, Any]:
+def control_of(measured: Interleaved, *, seed: int) -> dict[str, Any]:
     """The same engine in two workers. `verdict`: stable, unstable, or not measured (with the reason)."""
     reference = measured.reference
     if reference is None or CONTROL not in measured.series or reference not in measured.series:

@@ -13,7 +13,7 @@ import pytest
 
 from medge import device_book, fleet, profile_commands
 from medge.device_book import Device
-from medge.errors import RecipeError, ToolError
+from medge.errors import MissingError, RecipeError, ToolError
 from medge.recipe import Recipe
 from medge.records import read_json
 from tests import remote_run
@@ -26,7 +26,9 @@ def result(milliseconds: float) -> dict[str, Any]:
     one = {"engine": "a/x-int8", "first_inference_ms": 1.0, "cold_start_ms": 1.0, "peak_memory_mb": None,
            "wall_ns": wall, "cpu_ns": [1] * 3, "order": [0] * 3}  # fmt: skip
     device = {"facts": {"cpu": "c", "board": None}, "before": {"power_mode": {"id": 0, "name": "15W"}}}
-    return {"measured": {"series": {"a/x-int8": one, "A/A control": one}}, "device": device, "failures": {}}
+    measured = {"series": {"a/x-int8": one, "A/A control": one}, "failures": {}, "reference": None, "rounds": 3,
+                "seconds": 0.1}  # fmt: skip
+    return {"measured": measured, "scenarios": {}, "device": device, "failures": {}}
 
 
 def test_the_variance_is_that_of_the_units_medians() -> None:
@@ -78,18 +80,42 @@ def test_several_names_or_all_of_a_kind_are_a_fleet(cart: Device, tmp_path: Path
     assert profile_commands.is_fleet(["all:linux"])
     assert not profile_commands.is_fleet(["a"])
     assert not profile_commands.is_fleet(None)
-    with pytest.raises(RecipeError, match="No device of kind 'linux'"):
+    with pytest.raises(MissingError, match="No device of kind linux") as caught:
         profile_commands.measure_fleet(tmp_path, Recipe(), ["all:linux"])
+    assert "medge devices add NAME ssh://user@host --kind linux" in caught.value.fix
+    with pytest.raises(RecipeError, match="No kind of device 'lynux'"):
+        profile_commands.measure_fleet(tmp_path, Recipe(), ["all:lynux"])
     with pytest.raises(RecipeError, match="'local' is this machine"):
         profile_commands.measure_fleet(tmp_path, Recipe(), ["local", "cart7"])
     assert device_book.devices() == []
 
 
-def test_the_table_is_the_answer_on_stdout_and_what_failed_is_told_on_stderr(
+def test_a_unit_that_was_restless_is_called_unstable_with_the_reason() -> None:
+    restless = result(2.0)
+    slow = [10**6] * 80 + [9 * 10**6] * 20
+    restless["measured"]["series"]["a/x-int8"]["wall_ns"] = [slow] * 3
+    found = fleet.summary({"cart7": result(2.0), "cart8": restless})["devices"]
+    assert found["cart7"]["stability"]["verdict"] == "not measured"
+    assert found["cart8"]["stability"]["verdict"] == "unstable"
+    assert "9.0 times the median" in found["cart8"]["stability"]["reasons"][0]
+
+
+def test_the_tables_are_the_answer_on_stdout_and_what_is_wrong_and_where_it_lies_on_stderr(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    one = {"units": 2, "median_ms": 2.0, "min_ms": 1.0, "max_ms": 3.0, "cv": 0.5}
-    fleet.show({"engines": {"float/x-float32": one}, "failures": {"cart8": "it does not answer"}})
+    spread = {"units": 2, "median_ms": 2.0, "min_ms": 1.0, "max_ms": 3.0, "cv": 0.5}
+    one = {"units": 1, "median_ms": 2.0, "min_ms": 2.0, "max_ms": 2.0, "cv": None}
+    shaky = {"board": None, "cpu": "C", "stability": {"verdict": "unstable", "reasons": ["it throttled"]}}
+    document = {"devices": {"cart7": shaky}, "engines": {"float/x-float32": spread, "int8/x-int8": one}}
+    fleet.show({**document, "failures": {"cart8": "it does not answer"}}, Path("runs/x/fleet.json"))
     out, err = capsys.readouterr()
-    assert out.strip().splitlines()[-1].split() == ["float/x-float32", "2", "2.00", "1.00", "3.00", "50.0", "%"]
-    assert err.strip() == "cart8: it does not answer"
+    rows = [line.split() for line in out.strip().splitlines()]
+    assert ["cart7", "C", "unstable"] in rows
+    assert ["float/x-float32", "2", "2.00", "1.00", "3.00", "50.0", "%"] in rows
+    assert ["int8/x-int8", "1", "2.00", "2.00", "2.00", "one", "unit"] in rows
+    assert err.strip().splitlines() == [
+        "cart7: unstable: it throttled.",
+        "cart8: it does not answer",
+        "fleet runs/x/fleet.json",
+        "research use; not a medical device",
+    ]
