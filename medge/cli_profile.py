@@ -37,10 +37,10 @@ def profile(
         typer.Option(metavar="NAME", help="steady (always), sporadic, cold, soak or sweep; may be repeated."),
     ] = None,
     batch_size: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Sweep: so many images at once; may be repeated.")
+        list[str] | None, typer.Option(metavar="N", help="Sweep: so many images at once; may be repeated.")
     ] = None,
     threads: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Sweep: so many threads; may be repeated.")
+        list[str] | None, typer.Option(metavar="N", help="Sweep: so many threads; may be repeated.")
     ] = None,
     power_mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")

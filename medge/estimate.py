@@ -156,7 +156,10 @@ def report(
 def _error(layers: Mapping[str, list[Layer]], host: Machine | None, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Measured over estimated, here, for every engine whose precision this machine's peak was measured in."""
     if host is None:
-        return {"measured_over_estimate": {}, "reason": "the peak of no machine that was measured is known"}
+        return {
+            "measured_over_estimate": {},
+            "reason": "the engines were measured on another machine, and medge measures peaks only of this one",
+        }
     ratios = {}
     for name, one in measured.items():
         variant, target = name.split("/")

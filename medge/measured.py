@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medge import console
+from medge.errors import RecipeError
 from medge.sections import ProfileSection
 
 __all__ = ["lasting", "profile_settings", "show_latencies", "tell_of_power"]
@@ -20,8 +21,8 @@ def profile_settings(
     power_mode: str | None,
     lock_clocks: bool,
     estimate: Sequence[str] | None,
-    batch_sizes: Sequence[int] | None = None,
-    threads: Sequence[int] | None = None,
+    batch_sizes: Sequence[str] | None = None,
+    threads: Sequence[str] | None = None,
 ) -> list[str]:
     """The settings that the options of `medge profile` stand for; steady is measured whether it is named or not,
     and a sweep where batch sizes or threads are."""
@@ -31,9 +32,9 @@ def profile_settings(
         names = ["steady", *(name for name in scenarios or () if name not in ("steady", *swept)), *swept]
         found.append(f"profile.scenarios=[{', '.join(names)}]")
     if batch_sizes:
-        found.append(f"profile.sweep.batch_sizes={list(batch_sizes)}")
+        found.append(f"profile.sweep.batch_sizes={_numbers('--batch-size', batch_sizes)}")
     if threads:
-        found.append(f"profile.sweep.threads={list(threads)}")
+        found.append(f"profile.sweep.threads={_numbers('--threads', threads)}")
     if power_mode is not None:
         found.append(f"profile.power_mode='{power_mode}'")
     if lock_clocks:
@@ -41,6 +42,15 @@ def profile_settings(
     if estimate:
         found.append(f"profile.estimate=[{', '.join(estimate)}]")
     return found
+
+
+def _numbers(option: str, values: Sequence[str]) -> list[int]:
+    """[1, 4] of `1,4` or of `1` and `4`. Raises RecipeError for what is no whole number."""
+    words = [word.strip() for value in values for word in value.split(",")]
+    for word in words:
+        if not word.isdecimal():
+            raise RecipeError(f"{option} {word!r} is no whole number.", fix=f"One or more: {option} 1 {option} 4")
+    return [int(word) for word in words]
 
 
 def lasting(changes: Sequence[str]) -> list[str]:
@@ -69,7 +79,9 @@ def show_latencies(folder: Path) -> None:
     from medge import report
 
     rows, unstable = report.latency_table(folder)
-    _show(rows, left=("engine", "machine"))
+    console.stdout.print(f"measured on {report.measured_on(folder)}", markup=False, soft_wrap=True)
+    _show(rows, left=("engine", "stability"))
+    _show(report.there_table(folder), left=("engine", "selftest"))
     _show(report.sweep_table(folder), left=("engine", ""))
     if unstable:
         console.say("[bold red]unstable[/bold red]")

@@ -103,4 +103,8 @@ class _OneEngine:
         row["refused"] = text[len(prefix) :] if text.startswith(prefix) else text
         row["wall_ns"] = []
         self._workers.pop(number, None)
-        self._warn(f"{self._engine.name}, batch {row['batch_size']}, {row['threads']} threads: {row['refused']}")
+        self._warn(f"{self._engine.name}, batch {row['batch_size']}, {_threads(row['threads'])}: {row['refused']}")
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -55,11 +55,17 @@ def check_ports(
     )
 
 
-def refuse_batch(size: int, why: str) -> ToolError:
+def refuse_batch(size: int, why: str, *, advice: str = "") -> ToolError:
     """What a backend raises for an engine that cannot take so many images at once."""
     reason = why.strip().rstrip(".")
-    reason = reason if len(reason) <= _REASON else "... " + reason[-_REASON:]  # what is wrong comes last
-    return ToolError(f"it cannot take {size} images at once: {reason}", fix="Measure it with batch size 1.")
+    reason = reason if len(reason) <= _REASON else "... " + _end(reason)
+    advice = f"; {advice}" if advice else ""
+    return ToolError(f"it cannot take {size} images at once: {reason}{advice}", fix="Measure it with batch size 1.")
+
+
+def _end(text: str) -> str:
+    """The last words of a long text, whole ones: what is wrong comes last."""
+    return text[-_REASON:].partition(" ")[2] or text[-_REASON:]
 
 
 def check_image(images: Array, shape: Tuple[int, ...]) -> None:

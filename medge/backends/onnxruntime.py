@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 
-from medge.backends import OUTPUTS, check_image, check_ports, check_precision, present, refuse_batch
+from medge.backends import OUTPUTS, QUANTISED, check_image, check_ports, check_precision, present, refuse_batch
 from medge.backends._onnx_batch import with_batch_size
 from medge.errors import MissingError, ToolError
 from medge.protocols import QuantRules, Session
@@ -74,7 +74,8 @@ def start_batch(folder: Path, files: Sequence[str], *, precision: str, threads: 
         running = _Running(session, batch_size=batch_size)
         logits, features = running.run(np.zeros(running.shape, np.uint8))
     except refusals as error:
-        raise refuse_batch(batch_size, str(getattr(error, "message", error)).splitlines()[0]) from error
+        advice = _AGAIN if precision == QUANTISED else ""
+        raise refuse_batch(batch_size, str(getattr(error, "message", error)).splitlines()[0], advice=advice) from error
     if (logits.shape[0], features.shape[0]) != (batch_size, batch_size):
         raise refuse_batch(batch_size, f"it answers with {logits.shape[0]} rows")
     return running
@@ -98,6 +99,7 @@ class _Running:
 
 
 _DTYPES = {"tensor(uint8)": "uint8"}
+_AGAIN = "if an earlier medge compiled it, compile it again (medge compile)"
 
 
 def _package() -> Any:

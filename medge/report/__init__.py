@@ -5,7 +5,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FILES", "PROFILE", "files", "latency_table", "sweep_table", "verdict_table", "write"]
+__all__ = [
+    "FILES",
+    "PROFILE",
+    "files",
+    "latency_table",
+    "measured_on",
+    "sweep_table",
+    "there_table",
+    "verdict_table",
+    "write",
+]
 
 PROFILE = "profile.html"  # beside the report, once something was measured
 
@@ -61,6 +71,24 @@ def latency_table(run: Path) -> tuple[list[dict[str, str]], str | None]:
     from medge.report.gather import gather
 
     return scenario_rows(gather(run))
+
+
+def measured_on(run: Path) -> str:
+    """`cart7 (jetson), NVIDIA Jetson Orin Nano`: what the latencies were measured on."""
+    from medge.report.gather import gather
+    from medge.report.machine import where
+
+    device = gather(run).latency["device"]
+    hardware = device["facts"].get("board") or device["facts"].get("cpu")
+    return ", ".join(filter(None, [where(device), hardware]))
+
+
+def there_table(run: Path) -> list[dict[str, str]]:
+    """One row per engine (column -> text): its selftest on the device and its answers there; none on this host."""
+    from medge.report import there
+    from medge.report.gather import gather
+
+    return there.rows(gather(run))
 
 
 def sweep_table(run: Path) -> list[dict[str, str]]:

@@ -74,26 +74,35 @@ def scenario_rows(found: Found) -> tuple[list[dict[str, str]], str | None]:
         soak = scenarios.get("soak", {}).get("engines", {}).get(row["name"])
         if "soak" in scenarios:
             cells["drift"] = DASH if soak is None or not soak["drift"] else ratio(soak["drift"])
-        rows.append({**cells, "machine": stability["verdict"]})
+        rows.append({**cells, "stability": stability["verdict"]})
     for machine, of in estimates["machines"].items():
         for variant, one in of["variants"].items():
             blank = {key: "" for key in rows[0]} if rows else {}
             name = f"{variant}, {one['precision']} on {machine}"
-            rows.append({**blank, "engine": name, "p50 ms": f"~{one['estimate_ms']:.2g}", "machine": one["what"]})
+            rows.append({**blank, "engine": name, "p50 ms": f"~{one['estimate_ms']:.2g}", "stability": one["what"]})
     return rows, "; ".join(stability["reasons"]) if stability["verdict"] == "unstable" else None
 
 
 def sweep_rows(latency: Row) -> list[dict[str, str]]:
-    """Every (engine, batch size, threads) of a sweep in words; what was refused says why in the last column."""
+    """Every (engine, batch size, threads) of a sweep in words; what was refused says why in the last column. A number
+    of threads that is refused to all engines for one reason is one row."""
+    rows = latency.get("scenarios", {}).get("sweep", {}).get("rows", [])
+    refusals: dict[int, list[str | None]] = {}
+    for row in rows:
+        refusals.setdefault(row["threads"], []).append(row["refused"])
+    whole = {count for count, why in refusals.items() if len(why) > 1 and why[0] and len(set(why)) == 1}
+    first = {count: next(row for row in rows if row["threads"] == count) for count in whole}
+    shown = [row for row in rows if row["threads"] not in whole or row is first[row["threads"]]]
+    names = {id(row): ("all engines", "all") for row in first.values()}
     return [
         {
-            "engine": row["engine"],
-            "batch": str(row["batch_size"]),
+            "engine": names.get(id(row), (row["engine"],))[0],
+            "batch": names[id(row)][1] if id(row) in names else str(row["batch_size"]),
             "threads": str(row["threads"]),
             "p50 ms a batch": DASH if row["p50_ms"] is None else milliseconds(row["p50_ms"]),
             "p90": DASH if row["p90_ms"] is None else milliseconds(row["p90_ms"]),
             "images/s": DASH if row["images_per_second"] is None else f"{row['images_per_second']:.1f}",
             "": row["refused"] or "",
         }
-        for row in latency.get("scenarios", {}).get("sweep", {}).get("rows", [])
+        for row in shown
     ]

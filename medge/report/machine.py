@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["machine"]
+__all__ = ["machine", "where"]
 
 
 def machine(device: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +17,12 @@ def machine(device: dict[str, Any]) -> dict[str, Any]:
 
     shown = [(n.replace("_", " "), text(v, n)) for n, v in facts.items() if n != "missing" and v is not None]
     states = [(n.replace("_", " "), text(before[n], n), text(after.get(n), n)) for n in before if n != "missing"]
-    return {"kind": device["kind"], "facts": shown, "states": states}
+    return {"kind": device["kind"], "where": where(device), "facts": shown, "states": states}
+
+
+def where(device: dict[str, Any]) -> str:
+    """`cart7 (jetson)`: its name in the device book and its kind; `local` for this host."""
+    return f"{device['name']} ({device['kind']})" if device.get("name") else str(device["kind"])
 
 
 def _words(value: Any) -> str:

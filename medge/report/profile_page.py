@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from medge.records import NOTICE, read_json
-from medge.report import costs, figures, profile_plots
+from medge.report import costs, figures, profile_plots, there
 from medge.report.gather import Found, checked
 from medge.report.machine import machine
 from medge.report.profile_plots import Readings, Timed
@@ -46,6 +46,7 @@ def render(found: Found) -> str:
         device=machine(document["device"]),
         power=document["device"].get("power") or None,
         rows=_rows(found),
+        there=there.rows(found),
         distribution=_figure(profile_plots.distributions(timed) if timed else None),
         rounds=_figure(
             profile_plots.over_time("Latency over the rounds", blocks, None, unit="round") if blocks else None

@@ -112,12 +112,12 @@ def test_a_sweep_stands_in_the_record_of_this_machine(tmp_path: Path) -> None:
 
 def test_the_options_name_a_sweep() -> None:
     options: dict[str, Any] = {"device": None, "power_mode": None, "lock_clocks": False, "estimate": None}
-    changes = measured.profile_settings(**options, scenarios=None, batch_sizes=[1, 8], threads=[2])
+    changes = measured.profile_settings(**options, scenarios=None, batch_sizes=["1,8"], threads=["2"])
     section = recipe.parse(recipe.with_settings({}, changes), origin="test").profile
     assert section.scenarios == ("steady", "sweep")
     assert (section.sweep.batch_sizes, section.sweep.threads) == ((1, 8), (2,))
     assert section.threads is None  # steady keeps its own
-    both = measured.profile_settings(**options, scenarios=["cold", "sweep"], batch_sizes=[2], threads=None)
+    both = measured.profile_settings(**options, scenarios=["cold", "sweep"], batch_sizes=["2"], threads=None)
     assert recipe.parse(recipe.with_settings({}, both), origin="test").profile.scenarios == ("steady", "cold", "sweep")
 
 
@@ -133,3 +133,21 @@ def test_batch_sizes_that_cannot_be_are_refused(sizes: list[int], words: str) ->
 
 def test_every_scenario_has_its_section() -> None:
     assert set(profile.conditions_of(remote_run.SECTION).settings) == set(scenarios.SCENARIOS)
+
+
+def test_more_threads_than_the_machine_has_are_refused_before_anything_is_measured() -> None:
+    sweep_of = remote_run.SECTION.sweep.model_copy(update={"threads": (1, 99)})
+    section = remote_run.SECTION.model_copy(update={"scenarios": ("steady", "sweep"), "sweep": sweep_of})
+    with pytest.raises(RecipeError, match=r"--threads 99 .*cart7 has 6 cores") as caught:
+        profile.refuse_threads(section, 6, "cart7")
+    assert caught.value.fix == "At most 6: --threads 6"
+    profile.refuse_threads(section, None, "cart7")  # nobody knows: the device says so in the sweep's rows
+
+
+def test_numbers_may_be_given_one_by_one_or_with_commas() -> None:
+    options: dict[str, Any] = {"device": None, "power_mode": None, "lock_clocks": False, "estimate": None}
+    both = measured.profile_settings(**options, scenarios=None, batch_sizes=["1, 4", "8"])
+    assert "profile.sweep.batch_sizes=[1, 4, 8]" in both
+    with pytest.raises(RecipeError, match="--batch-size '1x' is no whole number") as caught:
+        measured.profile_settings(**options, scenarios=None, batch_sizes=["1x"])
+    assert "--batch-size 1 --batch-size 4" in caught.value.fix

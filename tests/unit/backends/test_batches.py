@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from medge.backends import onnxruntime, openvino
+from medge.backends import onnxruntime, openvino, refuse_batch
 from medge.backends._onnx_batch import with_batch_size
 from medge.errors import ToolError
 from medge.onnx_lowering import lower
@@ -112,3 +112,12 @@ def test_a_model_of_another_batch_is_refused(tmp_path: Path) -> None:
     content = with_batch_size(nets.write_net(tmp_path / "net.onnx", []).read_bytes(), 2)
     with pytest.raises(ToolError, match="not of fixed batch 1"):
         with_batch_size(content, 4)
+
+
+def test_a_long_refusal_is_cut_between_words_and_says_what_to_do() -> None:
+    why = "Non-zero status code returned while running Reshape node. " * 5 + "the shape does not fit."
+    message = refuse_batch(4, why, advice="compile it again").message
+    shown = message.partition("... ")[2].partition(";")[0].split()
+    assert shown == why.rstrip(".").split()[-len(shown) :]
+    assert len(shown) > 15
+    assert message.endswith("fit; compile it again")

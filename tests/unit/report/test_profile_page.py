@@ -14,7 +14,7 @@ from medge import report, scenario_results
 from medge.estimate import ESTIMATE
 from medge.measured import show_latencies
 from medge.records import sha256_of_file, write_json
-from medge.report import costs, profile_page
+from medge.report import costs, profile_page, there
 from medge.report.gather import Found, gather
 
 SOAKED = "int8/openvino-int8"
@@ -86,7 +86,7 @@ def test_throttling_and_drift_are_seen_on_the_page_and_in_the_terminal_s_table(r
     assert "gpu-throttle-alert: on in 40 readings" in page
     assert page.count("fill: #a3341f; opacity: 0.14") >= 40 > calm.count("fill: #a3341f; opacity: 0.14") == 0
     rows, unstable = costs.scenario_rows(found)
-    assert {row["machine"] for row in rows} == {"unstable"}
+    assert {row["stability"] for row in rows} == {"unstable"}
     assert rows[0]["drift"] == "–" or rows[0]["engine"] == SOAKED
     assert unstable is not None
     assert "times as long as the first" in unstable
@@ -106,7 +106,7 @@ def test_an_estimate_is_never_shown_without_the_word(run: Path, tmp_path: Path) 
     assert re.search(r"float/openvino-float32 took <b>2.5</b> times its estimate", section)
     rows, _ = costs.scenario_rows(found)
     estimated = [row for row in rows if "~" in row["p50 ms"]]
-    assert [(row["engine"], row["machine"]) for row in estimated] == [("int8, int8 on jetson-orin-nano", ESTIMATE)]
+    assert [(row["engine"], row["stability"]) for row in estimated] == [("int8, int8 on jetson-orin-nano", ESTIMATE)]
     assert "not measured" not in profile_page.render(measured(run, tmp_path / "q", {})).split("<main>")[1]
 
 
@@ -152,3 +152,53 @@ def test_the_latencies_are_the_answer_of_profile_on_stdout(run: Path, capsys: py
     assert "int8/openvino-int8" in out
     assert "int8/openvino-int8" not in err
     assert "profile.html" in err
+
+
+def on_cart7(run: Path, folder: Path) -> Found:
+    """The made-up run as if cart7, a Jetson, had measured it, with a receipt of one engine."""
+    found = measured(run, folder, {})
+    receipt = {"engine": SOAKED, "selftest": {"verdict": "pass", "vectors": 16},
+               "metrics": {"set": "test", "images": 240, "accuracy": 0.8567, "auc": 0.91}}  # fmt: skip
+    path = f"receipts/{SOAKED.replace('/', '__')}.json"
+    (folder / "receipts").mkdir()
+    write_json(folder / path, receipt)
+    record = found.records["profile"]
+    outputs = [*record["outputs"], {"path": path, "sha256": sha256_of_file(folder / path)}]
+    device = {**found.latency["device"], "name": "cart7", "kind": "jetson"}
+    return replace(found, latency={**found.latency, "device": device},
+                   records={**found.records, "profile": {**record, "outputs": outputs}})  # fmt: skip
+
+
+def test_the_device_that_was_measured_is_named_with_what_its_engines_answered(run: Path, tmp_path: Path) -> None:
+    found = on_cart7(run, tmp_path / "p")
+    page = profile_page.render(found)
+    assert "<h1>made-up, measured on cart7 (jetson)</h1>" in page
+    assert "<h2>Selftest and answers on cart7 (jetson)</h2>" in page
+    assert there.rows(found) == [
+        {"engine": SOAKED, "selftest": "pass: 16 images", "images": "240 test",
+         "accuracy, most probable class": "0.857", "AUC": "0.9100"}
+    ]  # fmt: skip
+    assert there.rows(measured(run, tmp_path / "q", {})) == []
+
+
+def test_the_terminal_names_the_device(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = on_cart7(run, tmp_path / "p")
+    monkeypatch.setattr("medge.report.gather.gather", lambda _: found)
+    show_latencies(run)
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("measured on cart7 (jetson), ")
+    assert "pass: 16 images" in out
+
+
+def test_threads_that_the_machine_does_not_have_are_one_row() -> None:
+    rows = [
+        {"engine": name, "batch_size": size, "threads": threads, "p50_ms": None if threads == 99 else 1.0,
+         "p90_ms": None, "images_per_second": None, "refused": "this machine gives 2 cores" if threads == 99 else None}
+        for name in ("a", "b") for threads in (1, 99) for size in (1, 4)
+    ]  # fmt: skip
+    shown = costs.sweep_rows({"scenarios": {"sweep": {"rows": rows}}})
+    assert [(row["engine"], row["batch"], row["threads"]) for row in shown] == [
+        ("a", "1", "1"), ("a", "4", "1"), ("all engines", "all", "99"), ("b", "1", "1"), ("b", "4", "1"),
+    ]  # fmt: skip
