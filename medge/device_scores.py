@@ -1,4 +1,7 @@
-"""What engines answered on a device to a labelled set: tables for the trial, point values for the receipt."""
+"""What engines answered on a device to a labelled set: tables for the trial, point values for the receipt.
+
+The receipt is written before `select` fits the operating threshold, so its accuracy is that of the most probable class,
+and says so: a bundle's README, which has the threshold, gives another figure of the same answers."""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from medge.job.spec import Spec
 from medge.records import sha256_of_file
 from medge.workspace import Inputs
 
-__all__ = ["scored", "splits", "tables"]
+__all__ = ["DECIDED_BY", "scored", "splits", "tables"]
+
+DECIDED_BY = "the most probable class (with two classes: threshold 0.5), not the operating threshold"
 
 
 def scored(
@@ -39,6 +44,7 @@ def scored(
                 "set": split,
                 "images": len(table),
                 "accuracy": round(float((table.logits.argmax(axis=1) == table.labels).mean()), 6),
+                "accuracy_decided_by": DECIDED_BY,
                 "auc": _auc(table.labels, table.logits),
             }
     return found, answers

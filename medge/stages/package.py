@@ -200,7 +200,7 @@ def _write_bundle(
             receipt=receipt, judged_there=place.built_there,
         )  # fmt: skip
 
-    write_text(folder / "README.md", _readme(compose()))
+    write_text(folder / "README.md", _readme(compose(), receipt))
     write_json(folder / bundles.MANIFEST, compose())
     bundles.seal(folder)
 
@@ -222,7 +222,7 @@ def _refusal_text(ood: dict[str, Any] | None) -> str:
     )
 
 
-def _readme(document: dict[str, Any]) -> str:
+def _readme(document: dict[str, Any], receipt: Receipt | None) -> str:
     """For the person at the device."""
     point, engine = document["operating_point"], document["engines"][0]
     two = point["threshold"] is not None
@@ -248,6 +248,7 @@ def _readme(document: dict[str, Any]) -> str:
         test_images=sum(counts.values()),
         verdict=document["metrics"]["verdict"],
         metrics=_metric_table(document["metrics"]),
+        decided_at=_decided_at(point, receipt),
         sentence=document["metrics"]["chosen_because"] or "chosen by hand.",
         data=f"{document['provenance']['data']['name']}{', synthetic' if synthetic else ''}",
         engine=f"{engine['variant']}/{engine['backend']}-{engine['precision']}",
@@ -262,6 +263,21 @@ def _template() -> str:
 _SYNTHETIC = """
 **Made from synthetic images: drawn, not acquired. It knows nothing about patients; use it to try the software only.**
 """
+
+
+def _decided_at(point: dict[str, Any], receipt: Receipt | None) -> str:
+    """At which threshold the table counts decisions, and at which the receipt does."""
+    by = "of the most probable class"
+    if point["threshold"] is not None:
+        by = f"at the operating threshold {point['threshold']:.4g} (probability after temperature)"
+    text = f"Accuracy, sensitivity and what else counts decisions is {by}; AUC needs no threshold."
+    metrics = None if receipt is None else receipt.metrics
+    if receipt is None or not metrics or point["threshold"] is None:
+        return text
+    return (
+        f"{text} The receipt's accuracy on {receipt.device}, {metrics['accuracy']:.3f} of {metrics['images']} "
+        f"{metrics['set']} images, counts the most probable class instead (threshold 0.5)."
+    )
 
 
 def _metric_table(metrics: dict[str, Any]) -> str:
