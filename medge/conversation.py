@@ -160,6 +160,6 @@ def _agent_sources() -> bytes:
     """The agent's modules in the order of their imports, as JSON: [[name, source]]."""
     folder = Path(medge.__file__).parent / "job"
     parts = [["medge", ""], ["medge.job", ""]]
-    for name in ("supervisor", "agent"):
+    for name in ("territory", "supervisor", "agent"):
         parts.append([f"medge.job.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")])
     return json.dumps(parts).encode()

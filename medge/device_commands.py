@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,22 @@ def clean(name: str) -> Outcome:
     from medge.conversation import connected
 
     with connected(device) as agent:
-        removed, root = agent.ask("clean")["removed"], agent.hello["root"]
-    document = {"device": device.name, "folder": root, "removed": removed, "notice": NOTICE}
-    said = f"{root} is gone from {device.name}." if removed else f"{device.name} has nothing of medge."
-    return Outcome(document, lambda: console.stderr.print(said, markup=False))
+        answer, root = agent.ask("clean"), agent.hello["root"]
+    document = {"device": device.name, "folder": root, **answer, "notice": NOTICE}
+    text = _cleaned(device.name, root, answer)
+    return Outcome(document, lambda: console.stderr.print(text, markup=False, soft_wrap=True))
+
+
+def _cleaned(name: str, root: str, answer: Mapping[str, Any]) -> str:
+    """What `clean` removed and what it left, in words."""
+    left = ", ".join(answer["left"])
+    if answer["gone"]:
+        return f"{root} is gone from {name}." if answer["removed"] else f"{name} has nothing of medge in {root}."
+    stays = (
+        f"{root} stays, with what is not medge's: {left}." if left else f"{root} stays: it was there, empty, before."
+    )
+    what = ", ".join(answer["removed"])
+    return f"Removed from {name}: what medge had in {what}. {stays}" if what else f"Nothing was removed. {stays}"
 
 
 def _refuse_unclear(device: Device, url: str | None, *, offline: bool) -> None:
