@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ from typing import Any
 
 import medge
 from medge import errors
-from medge.device_book import Device, with_another_python
+from medge.device_book import Device, again
 from medge.errors import MedgeError, MissingError, ToolError
+from medge.job.supervisor import FOLDER
 from medge.link import Link, LinkCut
 
 __all__ = ["Agent", "connected", "error_of"]
@@ -58,7 +60,7 @@ class Agent:
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise MissingError(
                 f"{self._device.python} on {self._device.name} is {version}; medge needs 3.8 or newer.",
-                fix=f"Name a newer one that is there, or install one: {with_another_python(self._device)}",
+                fix=f"Name a newer one that is there, or install one: {again(self._device, python='PATH')}",
             )
         sources = _agent_sources()
         self._link.write(b"%8d" % len(sources) + sources)
@@ -122,7 +124,7 @@ class Agent:
         if code in (126, 127) or "not found" in said:
             return MissingError(
                 f"{device.name} has no {device.python} that runs ({said or f'exit {code}'}).",
-                fix=f"Install python3 there, or name the one that is there: {with_another_python(device)}",
+                fix=f"Install python3 there, or name the one that is there: {again(device, python='PATH')}",
             )
         if code is None:
             return LinkCut(f"The link to {device.name} was cut before it answered.", fix="Repeat the command.")
@@ -146,7 +148,13 @@ def error_of(record: Mapping[str, Any], device: Device) -> MedgeError:
     kind = getattr(errors, str(record.get("kind")), ToolError)
     if not (isinstance(kind, type) and issubclass(kind, MedgeError)):
         kind = ToolError
-    return kind(f"{device.name}: {record['error']}", fix=str(record.get("fix", "")))
+    return kind(f"{device.name}: {record['error']}", fix=_fix_of(str(record.get("fix", "")), device))
+
+
+def _fix_of(text: str, device: Device) -> str:
+    """The device knows neither its name in the book nor what else is recorded of it."""
+    text = text.replace(FOLDER, again(device, folder="PATH"))
+    return re.sub(r"(medge devices \w+) NAME\b", rf"\1 {device.name}", text)
 
 
 def _garbage(device: Device, seen: bytes) -> ToolError:

@@ -73,7 +73,14 @@ def remove(name: str) -> Outcome:
     """Forgets a device. What it keeps of medge stays there: `clean` first."""
     if name == device_book.LOCAL.name:
         raise RecipeError("'local' is this machine: it is always there, and not in the book.", fix=_others("remove"))
-    return _shown(device_book.remove(name), f"{name} is forgotten.")
+    gone = device_book.remove(name)
+    if not gone.host or gone.facts is None:  # no job and no doctor of ours ever reached it
+        return _shown(gone, f"{name} is forgotten.")
+    return _shown(
+        gone,
+        f"{name} is forgotten. What jobs kept there, in {gone.folder or '~/.cache/medge'}, stays. To have it gone: "
+        f"{device_book.add_command(gone)}; medge devices clean {name}; medge devices remove {name}",
+    )
 
 
 def clean(name: str) -> Outcome:
@@ -102,17 +109,19 @@ def _cleaned(name: str, root: str, answer: Mapping[str, Any]) -> str:
 
 def _refuse_unclear(device: Device, url: str | None, *, offline: bool) -> None:
     """Raises RecipeError for a device with neither an address nor --offline, or with both."""
-    bare = f"medge devices add {device.name}"
+    address = url or "ssh://user@host"
+    host, port, user = device_book.parse_url(address)
+    networked = device_book.add_command(Device(**{**device.__dict__, "host": host, "port": port, "user": user}))
+    without = device_book.add_command(device, host="")
     if offline and url is not None:
         raise RecipeError(
             f"--offline says that {device.name} has no network, and {url} is an address in one.",
-            fix=f"With the address: {bare} {url} --kind {device.kind}; without: {bare} --offline --kind {device.kind}",
+            fix=f"With the address: {networked}; without: {without}",
         )
     if not offline and url is None:
         raise RecipeError(
             f"No address of {device.name} was given.",
-            fix=f"{bare} ssh://user@host --kind {device.kind}; of a machine without a network: "
-            f"{bare} --offline --kind {device.kind}",
+            fix=f"{networked}; of a machine without a network: {without}",
         )
 
 
@@ -124,7 +133,7 @@ _LOCAL_INSTEAD = {
 
 def _elsewhere(name: str, command: str) -> Device:
     """A device of the book. Raises RecipeError for `local`, with what helps instead; what `find` raises."""
-    device = device_book.find(name)
+    device = device_book.find(name, naming=f"medge devices {command}")
     if device.name == device_book.LOCAL.name:
         here = "Measure here: medge profile --device local, which names what a backend lacks. "
         raise RecipeError(_LOCAL_INSTEAD[command], fix=(here if command == "doctor" else "") + _others(command))

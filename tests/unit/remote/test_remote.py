@@ -219,6 +219,12 @@ class TestTheHost:
             talk(replace(device, host_key=None))
         assert "medge devices add cart7 ssh://nurse@127.0.0.1" in caught.value.fix
 
+    @pytest.mark.parametrize("recorded", ["ssh-ed25519 AAAA", "no key at all"])
+    def test_a_recorded_key_that_is_none_is_blamed_and_not_the_identity(self, device: Device, recorded: str) -> None:
+        with pytest.raises(MissingError, match=r"The host key of cart7 in .*devices\.json is none") as caught:
+            talk(replace(device, host_key=recorded))
+        assert "medge devices remove cart7; medge devices add cart7" in caught.value.fix
+
     def test_another_key_is_refused(self, device: Device, tmp_path: Path) -> None:
         other = InProcess(tmp_path / "other")
         try:
