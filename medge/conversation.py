@@ -15,11 +15,12 @@ from typing import Any
 import medge
 from medge import errors
 from medge.device_book import Device, again
+from medge.devices._kind import looks_like, mismatch
 from medge.errors import MedgeError, MissingError, ToolError
 from medge.job.supervisor import FOLDER
 from medge.link import Link, LinkCut
 
-__all__ = ["Agent", "connected", "error_of"]
+__all__ = ["Agent", "connected", "error_of", "refuse_other_kind"]
 
 _HELLO_SECONDS = 20.0
 _GARBAGE_BYTES = 1 << 16
@@ -52,6 +53,7 @@ class Agent:
     def __init__(self, link: Link, device: Device) -> None:
         self._link, self._device = link, device
         self.hello: dict[str, Any] = {}
+        self._asked = 0
 
     def begin(self) -> None:
         """Brings the agent to the device. Raises MissingError where there is no Python to run it."""
@@ -68,7 +70,13 @@ class Agent:
 
     def ask(self, command: str, *, payload: bytes = b"", seconds: float = 60.0, **keys: Any) -> dict[str, Any]:
         """The answer to a request. Raises what the device names, LinkCut, or ToolError for an answer that is none."""
-        self._link.write(json.dumps({"command": command, **keys}).encode() + b"\n" + payload, seconds=seconds)
+        self._asked += 1
+        request = {"command": command, "number": self._asked, **keys}
+        self._link.write(json.dumps(request).encode() + b"\n" + payload, seconds=seconds)
+        return self._answer(seconds)
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """Of the last request: one that was interrupted (Ctrl-C) may have left its own answer on the way."""
         line = self._link.read_line(seconds=seconds)
         if not line.endswith(b"\n"):
             raise LinkCut(
@@ -76,9 +84,11 @@ class Agent:
             )
         try:
             answer: dict[str, Any] = json.loads(line)
-            failed = answer.get("error")
+            failed, number = answer.get("error"), answer.pop("number", self._asked)
         except (ValueError, AttributeError):
             raise _garbage(self._device, line) from None
+        if number < self._asked:
+            return self._answer(seconds)
         if failed is not None:
             if answer.get("kind") == "Gone":
                 raise LinkCut(str(failed), fix="Repeat the command.")
@@ -141,6 +151,14 @@ def connected(device: Device) -> Iterator[Agent]:
         agent = Agent(link, device)
         agent.begin()
         yield agent
+
+
+def refuse_other_kind(agent: Agent, device: Device) -> None:
+    """Raises MissingError, as the doctor says it, for a machine that is not of the kind in the book."""
+    looks = looks_like(agent.output)
+    wrong = mismatch(device.kind, looks)
+    if wrong is not None:
+        raise MissingError(f"{device.name}: {wrong}.", fix=again(device, kind=looks))
 
 
 def error_of(record: Mapping[str, Any], device: Device) -> MedgeError:

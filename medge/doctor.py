@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from medge import plugins
 from medge.conversation import Agent, connected
 from medge.device_book import Device, again, remember
+from medge.devices._kind import looks_like, mismatch
 from medge.errors import MedgeError
 
 __all__ = ["Check", "examine"]
@@ -109,27 +109,12 @@ def _clock(there: float) -> Check:
 
 
 def _kind(agent: Agent, device: Device) -> Check:
-    looks = looks_like(agent)
-    if looks == device.kind or device.kind == "linux":
-        more = "" if looks == device.kind else f"; it looks like {looks}, of which medge can read more"
-        return Check("kind", True, f"{device.kind}{more}")
-    return Check("kind", False, f"added as {device.kind}, it looks like {looks}",
-                 f"medge devices remove {device.name}; add it again with --kind {looks}")  # fmt: skip
-
-
-def looks_like(agent: Agent) -> str:
-    """The kind that its board, L4T release or processor speak for."""
-
-    def text(path: str) -> str:
-        answer: dict[str, Any] = agent.run("cat", path)
-        return str(answer["out"]).lower() if answer["code"] == 0 else ""
-
-    board = text("/proc/device-tree/model") + text("/proc/device-tree/compatible")
-    if "jetson" in board or "tegra" in board or text("/etc/nv_tegra_release"):
-        return "jetson"
-    if "raspberry pi" in board:
-        return "raspberrypi"
-    return "intel" if "genuineintel" in text("/proc/cpuinfo") else "linux"
+    looks = looks_like(agent.output)
+    wrong = mismatch(device.kind, looks)
+    if wrong is not None:
+        return Check("kind", False, wrong, again(device, kind=looks))
+    more = "" if looks == device.kind else f"; it looks like {looks}, of which medge can read more"
+    return Check("kind", True, f"{device.kind}{more}")
 
 
 def _last_line(text: str) -> str:

@@ -294,10 +294,13 @@ def main() -> int:
     agent = Agent(stdin.some)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     while True:
+        request = json.loads(stdin.line())
+        number = request.pop("number", None)  # the host's, by which it knows the answer of what it interrupted
         try:
-            answer = agent.answer(json.loads(stdin.line()))
+            answer = agent.answer(request)
         except Refused as error:
             answer = error.answer
+        answer = answer if number is None else {**answer, "number": number}
         payload = answer.pop("payload", b"")
         _send(json.dumps(answer).encode() + b"\n" + payload)
 
