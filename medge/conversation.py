@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,13 @@ from typing import Any
 
 import medge
 from medge import errors
-from medge.device_book import Device, with_another_python
+from medge.device_book import Device, again
+from medge.devices._kind import looks_like, mismatch
 from medge.errors import MedgeError, MissingError, ToolError
+from medge.job.supervisor import FOLDER
 from medge.link import Link, LinkCut
 
-__all__ = ["Agent", "connected", "error_of"]
+__all__ = ["Agent", "connected", "error_of", "refuse_other_kind"]
 
 _HELLO_SECONDS = 20.0
 _GARBAGE_BYTES = 1 << 16
@@ -50,6 +53,7 @@ class Agent:
     def __init__(self, link: Link, device: Device) -> None:
         self._link, self._device = link, device
         self.hello: dict[str, Any] = {}
+        self._asked = 0
 
     def begin(self) -> None:
         """Brings the agent to the device. Raises MissingError where there is no Python to run it."""
@@ -58,7 +62,7 @@ class Agent:
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
             raise MissingError(
                 f"{self._device.python} on {self._device.name} is {version}; medge needs 3.8 or newer.",
-                fix=f"Name a newer one that is there, or install one: {with_another_python(self._device)}",
+                fix=f"Name a newer one that is there, or install one: {again(self._device, python='PATH')}",
             )
         sources = _agent_sources()
         self._link.write(b"%8d" % len(sources) + sources)
@@ -66,7 +70,13 @@ class Agent:
 
     def ask(self, command: str, *, payload: bytes = b"", seconds: float = 60.0, **keys: Any) -> dict[str, Any]:
         """The answer to a request. Raises what the device names, LinkCut, or ToolError for an answer that is none."""
-        self._link.write(json.dumps({"command": command, **keys}).encode() + b"\n" + payload, seconds=seconds)
+        self._asked += 1
+        request = {"command": command, "number": self._asked, **keys}
+        self._link.write(json.dumps(request).encode() + b"\n" + payload, seconds=seconds)
+        return self._answer(seconds)
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """Of the last request: one that was interrupted (Ctrl-C) may have left its own answer on the way."""
         line = self._link.read_line(seconds=seconds)
         if not line.endswith(b"\n"):
             raise LinkCut(
@@ -74,9 +84,11 @@ class Agent:
             )
         try:
             answer: dict[str, Any] = json.loads(line)
-            failed = answer.get("error")
+            failed, number = answer.get("error"), answer.pop("number", self._asked)
         except (ValueError, AttributeError):
             raise _garbage(self._device, line) from None
+        if number < self._asked:
+            return self._answer(seconds)
         if failed is not None:
             if answer.get("kind") == "Gone":
                 raise LinkCut(str(failed), fix="Repeat the command.")
@@ -122,7 +134,7 @@ class Agent:
         if code in (126, 127) or "not found" in said:
             return MissingError(
                 f"{device.name} has no {device.python} that runs ({said or f'exit {code}'}).",
-                fix=f"Install python3 there, or name the one that is there: {with_another_python(device)}",
+                fix=f"Install python3 there, or name the one that is there: {again(device, python='PATH')}",
             )
         if code is None:
             return LinkCut(f"The link to {device.name} was cut before it answered.", fix="Repeat the command.")
@@ -141,12 +153,26 @@ def connected(device: Device) -> Iterator[Agent]:
         yield agent
 
 
+def refuse_other_kind(agent: Agent, device: Device) -> None:
+    """Raises MissingError, as the doctor says it, for a machine that is not of the kind in the book."""
+    looks = looks_like(agent.output)
+    wrong = mismatch(device.kind, looks)
+    if wrong is not None:
+        raise MissingError(f"{device.name}: {wrong}.", fix=again(device, kind=looks))
+
+
 def error_of(record: Mapping[str, Any], device: Device) -> MedgeError:
     """What a device reported, as the exception that it was."""
     kind = getattr(errors, str(record.get("kind")), ToolError)
     if not (isinstance(kind, type) and issubclass(kind, MedgeError)):
         kind = ToolError
-    return kind(f"{device.name}: {record['error']}", fix=str(record.get("fix", "")))
+    return kind(f"{device.name}: {record['error']}", fix=_fix_of(str(record.get("fix", "")), device))
+
+
+def _fix_of(text: str, device: Device) -> str:
+    """The device knows neither its name in the book nor what else is recorded of it."""
+    text = text.replace(FOLDER, again(device, folder="PATH"))
+    return re.sub(r"(medge devices \w+) NAME\b", rf"\1 {device.name}", text)
 
 
 def _garbage(device: Device, seen: bytes) -> ToolError:
@@ -160,6 +186,6 @@ def _agent_sources() -> bytes:
     """The agent's modules in the order of their imports, as JSON: [[name, source]]."""
     folder = Path(medge.__file__).parent / "job"
     parts = [["medge", ""], ["medge.job", ""]]
-    for name in ("supervisor", "agent"):
+    for name in ("territory", "supervisor", "agent"):
         parts.append([f"medge.job.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")])
     return json.dumps(parts).encode()

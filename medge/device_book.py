@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from medge.errors import IntegrityError, MedgeError, MissingError, RecipeError
 from medge.records import from_json, read_json, write_json
 
 __all__ = [
-    "LOCAL", "Device", "add", "devices", "find", "find_for", "kinds", "parse_url", "path", "refuse_unfit", "remember",
-    "remove", "with_another_python",
+    "LOCAL", "Device", "add", "add_command", "again", "devices", "find", "find_for", "kinds", "parse_url", "path",
+    "refuse_unfit", "remember", "remove",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -72,17 +73,21 @@ def devices() -> list[Device]:
     """Those of the book, by name. Raises IntegrityError for a book that cannot be read."""
     if not path().is_file():
         return []
-    document = read_json(path())
     try:
-        found = [from_json(Device, item) for item in document["devices"]]
+        found = [from_json(Device, item) for item in read_json(path())["devices"]]
+        return sorted(found, key=lambda device: device.name)
     except (KeyError, TypeError, MedgeError) as error:
-        raise IntegrityError(f"{path()} is not a device book: {error!r}.", fix="Mend or delete it.") from error
-    return sorted(found, key=lambda device: device.name)
+        why = error.message if isinstance(error, MedgeError) else f"it has no list of devices ({error!r})"
+        aside = shlex.join(["mv", str(path()), f"{path()}.broken"])
+        raise IntegrityError(
+            f"{path()} is not a device book: {why}",
+            fix=f"Move it away, and add the devices again: {aside}; medge devices add NAME ssh://user@host --kind KIND",
+        ) from error
 
 
-def find(word: str) -> Device:
+def find(word: str, *, naming: str = "--device") -> Device:
     """The device called `word`, or the only one of that kind. Raises RecipeError where there are several of that kind,
-    MissingError where there is none."""
+    MissingError where there is none. naming: what stands before a device's name in the command that asks."""
     if word == LOCAL.name:
         return LOCAL
     known = devices()
@@ -94,7 +99,8 @@ def find(word: str) -> Device:
         if len(of_kind) > 1:
             several = ", ".join(device.name for device in of_kind)
             raise RecipeError(
-                f"There are {len(of_kind)} devices of kind {word}: {several}.", fix="Name one: --device NAME"
+                f"There are {len(of_kind)} devices of kind {word}: {several}.",
+                fix=f"Name one: {naming} {of_kind[0].name}",
             )
         if not of_kind:
             raise MissingError(f"No device of kind {word} is known.", fix=_ADD.replace("KIND", word))
@@ -160,12 +166,22 @@ def remove(name: str) -> Device:
     return gone[0]
 
 
-def with_another_python(device: Device) -> str:
-    """The commands that record a device of the book again, with another interpreter than the one it has now."""
-    options = [("--kind", device.kind), ("--identity", device.identity), ("--folder", device.folder)]
-    kept = " ".join(f"{option} {value}" for option, value in options if value is not None)
-    again = f"medge devices add {device.name} {device.url} {kept} --python PATH"
-    return f"medge devices remove {device.name}; then {again}"
+def add_command(device: Device, **changes: str | None) -> str:
+    """The command that records this device, with all that is recorded of it; `changes` in place of its fields. A host
+    that is empty has no network."""
+    wanted = Device(**{**device.__dict__, **changes})
+    words = ["medge", "devices", "add", wanted.name, wanted.url if wanted.host else "--offline", "--kind", wanted.kind]
+    python = wanted.python if wanted.python != Device.python else None
+    for option, value in (("identity", wanted.identity), ("folder", wanted.folder), ("python", python)):
+        words += [f"--{option}", value] if value is not None else []
+    return shlex.join(words)
+
+
+def again(device: Device, **changes: str | None) -> str:
+    """The commands that record a device otherwise: where the book has one of that name, it must go first."""
+    command = add_command(device, **changes)
+    known = device.name in {one.name for one in devices()}
+    return f"medge devices remove {device.name}; {command}" if known else command
 
 
 def remember(device: Device, facts: dict[str, Any]) -> None:

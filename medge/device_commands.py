@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,14 @@ def remove(name: str) -> Outcome:
     """Forgets a device. What it keeps of medge stays there: `clean` first."""
     if name == device_book.LOCAL.name:
         raise RecipeError("'local' is this machine: it is always there, and not in the book.", fix=_others("remove"))
-    return _shown(device_book.remove(name), f"{name} is forgotten.")
+    gone = device_book.remove(name)
+    if not gone.host or gone.facts is None:  # no job and no doctor of ours ever reached it
+        return _shown(gone, f"{name} is forgotten.")
+    return _shown(
+        gone,
+        f"{name} is forgotten. What jobs kept there, in {gone.folder or '~/.cache/medge'}, stays. To have it gone: "
+        f"{device_book.add_command(gone)}; medge devices clean {name}; medge devices remove {name}",
+    )
 
 
 def clean(name: str) -> Outcome:
@@ -82,25 +89,39 @@ def clean(name: str) -> Outcome:
     from medge.conversation import connected
 
     with connected(device) as agent:
-        removed, root = agent.ask("clean")["removed"], agent.hello["root"]
-    document = {"device": device.name, "folder": root, "removed": removed, "notice": NOTICE}
-    said = f"{root} is gone from {device.name}." if removed else f"{device.name} has nothing of medge."
-    return Outcome(document, lambda: console.stderr.print(said, markup=False))
+        answer, root = agent.ask("clean"), agent.hello["root"]
+    document = {"device": device.name, "folder": root, **answer, "notice": NOTICE}
+    text = _cleaned(device.name, root, answer)
+    return Outcome(document, lambda: console.stderr.print(text, markup=False, soft_wrap=True))
+
+
+def _cleaned(name: str, root: str, answer: Mapping[str, Any]) -> str:
+    """What `clean` removed and what it left, in words."""
+    left = ", ".join(answer["left"])
+    if answer["gone"]:
+        return f"{root} is gone from {name}." if answer["removed"] else f"{name} has nothing of medge in {root}."
+    stays = (
+        f"{root} stays, with what is not medge's: {left}." if left else f"{root} stays: it was there, empty, before."
+    )
+    what = ", ".join(answer["removed"])
+    return f"Removed from {name}: what medge had in {what}. {stays}" if what else f"Nothing was removed. {stays}"
 
 
 def _refuse_unclear(device: Device, url: str | None, *, offline: bool) -> None:
     """Raises RecipeError for a device with neither an address nor --offline, or with both."""
-    bare = f"medge devices add {device.name}"
+    address = url or "ssh://user@host"
+    host, port, user = device_book.parse_url(address)
+    networked = device_book.add_command(Device(**{**device.__dict__, "host": host, "port": port, "user": user}))
+    without = device_book.add_command(device, host="")
     if offline and url is not None:
         raise RecipeError(
             f"--offline says that {device.name} has no network, and {url} is an address in one.",
-            fix=f"With the address: {bare} {url} --kind {device.kind}; without: {bare} --offline --kind {device.kind}",
+            fix=f"With the address: {networked}; without: {without}",
         )
     if not offline and url is None:
         raise RecipeError(
             f"No address of {device.name} was given.",
-            fix=f"{bare} ssh://user@host --kind {device.kind}; of a machine without a network: "
-            f"{bare} --offline --kind {device.kind}",
+            fix=f"{networked}; of a machine without a network: {without}",
         )
 
 
@@ -112,7 +133,7 @@ _LOCAL_INSTEAD = {
 
 def _elsewhere(name: str, command: str) -> Device:
     """A device of the book. Raises RecipeError for `local`, with what helps instead; what `find` raises."""
-    device = device_book.find(name)
+    device = device_book.find(name, naming=f"medge devices {command}")
     if device.name == device_book.LOCAL.name:
         here = "Measure here: medge profile --device local, which names what a backend lacks. "
         raise RecipeError(_LOCAL_INSTEAD[command], fix=(here if command == "doctor" else "") + _others(command))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from medge import plugins
 from medge.conversation import Agent, connected
-from medge.device_book import Device, remember, with_another_python
+from medge.device_book import Device, again, remember
+from medge.devices._kind import looks_like, mismatch
 from medge.errors import MedgeError
 
 __all__ = ["Check", "examine"]
@@ -47,7 +47,7 @@ def _examine(agent: Agent, device: Device) -> list[Check]:
         _package(agent, device, "numpy", "numpy"),
         _package(agent, device, "PIL", "Pillow"),
         _engines(agent, device),
-        _space(agent),
+        *_space(agent, device),
         _clock(hello["time"]),
         _kind(agent, device),
     ]
@@ -63,7 +63,7 @@ def _package(agent: Agent, device: Device, module: str, name: str) -> Check:
 
 
 def _other_python(device: Device, what: str) -> str:
-    return f"or name an interpreter there that has {what}: {with_another_python(device)}"
+    return f"or name an interpreter there that has {what}: {again(device, python='PATH')}"
 
 
 def _engines(agent: Agent, device: Device) -> Check:
@@ -83,17 +83,22 @@ def _engine_packages() -> list[str]:
     return sorted({plugins.load("backends", name).PACKAGE for name in plugins.names("backends")})
 
 
-def _space(agent: Agent) -> Check:
+def _space(agent: Agent, device: Device) -> list[Check]:
+    """The folder, and the job that runs in it, if one does."""
     try:
         answer = agent.ask("space")
     except MedgeError as error:
-        return Check("folder", False, error.message, error.fix)
+        return [Check("folder", False, error.message, error.fix)]
     free = answer["free_bytes"] / 1e6
     where = agent.hello["root"]
-    if free < _SPACE_MB:
-        return Check("folder", False, f"{where}: {free:.0f} MB free", f"Free {_SPACE_MB} MB, or add it with --folder")
     kept = f", {', '.join(answer['left'])} kept there" if answer["left"] else ""
-    return Check("folder", True, f"{where} can be written, {free:.0f} MB free{kept}")
+    folder = Check("folder", True, f"{where} can be written, {free:.0f} MB free{kept}")
+    if free < _SPACE_MB:
+        another = f"Free {_SPACE_MB} MB, or name another folder: {again(device, folder='PATH')}"
+        folder = Check("folder", False, f"{where}: {free:.0f} MB free", another)
+    if not answer["busy"]:
+        return [folder]
+    return [folder, Check("job", False, f"busy with {answer['busy']}", "Wait until it has ended: this line goes then.")]
 
 
 def _clock(there: float) -> Check:
@@ -104,27 +109,12 @@ def _clock(there: float) -> Check:
 
 
 def _kind(agent: Agent, device: Device) -> Check:
-    looks = looks_like(agent)
-    if looks == device.kind or device.kind == "linux":
-        more = "" if looks == device.kind else f"; it looks like {looks}, of which medge can read more"
-        return Check("kind", True, f"{device.kind}{more}")
-    return Check("kind", False, f"added as {device.kind}, it looks like {looks}",
-                 f"medge devices remove {device.name}; add it again with --kind {looks}")  # fmt: skip
-
-
-def looks_like(agent: Agent) -> str:
-    """The kind that its board, L4T release or processor speak for."""
-
-    def text(path: str) -> str:
-        answer: dict[str, Any] = agent.run("cat", path)
-        return str(answer["out"]).lower() if answer["code"] == 0 else ""
-
-    board = text("/proc/device-tree/model") + text("/proc/device-tree/compatible")
-    if "jetson" in board or "tegra" in board or text("/etc/nv_tegra_release"):
-        return "jetson"
-    if "raspberry pi" in board:
-        return "raspberrypi"
-    return "intel" if "genuineintel" in text("/proc/cpuinfo") else "linux"
+    looks = looks_like(agent.output)
+    wrong = mismatch(device.kind, looks)
+    if wrong is not None:
+        return Check("kind", False, wrong, again(device, kind=looks))
+    more = "" if looks == device.kind else f"; it looks like {looks}, of which medge can read more"
+    return Check("kind", True, f"{device.kind}{more}")
 
 
 def _last_line(text: str) -> str:

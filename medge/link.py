@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medge.device_book import Device
+from medge.device_book import Device, again, path
 from medge.errors import MedgeError, MissingError
 
 if TYPE_CHECKING:
@@ -190,9 +190,15 @@ async def _connect(device: Device) -> asyncssh.SSHClientConnection:
     if device.host_key is None:
         raise MissingError(
             f"No host key of {device.name} is recorded, so it could be any machine.",
-            fix=_record_again(device),
+            fix=again(device),
         )
-    trusted = asyncssh.import_public_key(device.host_key)
+    try:
+        trusted = asyncssh.import_public_key(device.host_key)
+    except asyncssh.KeyImportError as error:
+        raise MissingError(
+            f"The host key of {device.name} in {path()} is none ({error}), so it could be any machine.",
+            fix=f"Record it again, and compare the fingerprint: {again(device)}",
+        ) from error
     identity = {"client_keys": [os.path.expanduser(device.identity)]} if device.identity else {}
     return await asyncssh.connect(
         device.host,
@@ -218,48 +224,44 @@ def _explained(
     if isinstance(error, asyncssh.HostKeyNotVerifiable) or "host key" in str(error).lower():
         return MissingError(
             f"{where} shows another host key than the recorded one: another machine, or one that was set up anew.",
-            fix=f"Do not go on before you know why. Then: {_record_again(device)}",
+            fix=f"Do not go on before you know why. Then: {again(device)}",
         )
     if isinstance(error, asyncssh.PermissionDenied):
         return MissingError(
             f"{where} refused the login: {error.reason}.",
             fix="Check the user's name, and that its authorized_keys has your key: ssh-copy-id; or name a key: "
-            "medge devices add ... --identity FILE",
+            + again(device, identity="FILE"),
         )
     if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)) or (
         isinstance(error, OSError) and error.filename
     ):
         return MissingError(
             f"The identity of {where} cannot be used: {error}.",
-            fix="Name a readable private key without a passphrase, or put it into the agent: ssh-add FILE, and add the "
-            "device without --identity.",
+            fix="Name a readable private key without a passphrase: "
+            f"{again(device, identity='FILE')}; or put it into the agent (ssh-add FILE) and add the device without it: "
+            f"{again(device, identity=None)}",
         )
     if isinstance(error, ConnectionRefusedError):
-        return Unreachable(f"{where} refused the connection: no ssh server listens there.", fix=_REACH)
+        return Unreachable(f"{where} refused the connection: no ssh server listens there.", fix=_reach(device))
     lost = (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError, ConnectionResetError)
     if not logged_in and isinstance(error, lost):
         what = getattr(error, "strerror", None) or error or "the connection ended"
-        return NoLogin(f"{where} cannot be reached: it hung up before the login ({what}).", fix=_REACH)
+        return NoLogin(f"{where} cannot be reached: it hung up before the login ({what}).", fix=_reach(device))
     if isinstance(error, (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError)):
         return LinkCut(f"The link to {where} was cut: {error or 'it ended'}.", fix="Repeat the command.")
     if isinstance(error, ConnectionResetError):
         return LinkCut(f"The link to {where} was cut: {error.strerror or error}.", fix="Repeat the command.")
     if isinstance(error, TimeoutError):
         kind = Unreachable if connecting else LinkCut
-        return kind(f"{where} did not answer within {seconds:g} s.", fix=_REACH)
+        return kind(f"{where} did not answer within {seconds:g} s.", fix=_reach(device))
     if isinstance(error, asyncssh.ChannelOpenError):
         return LinkCut(f"{where} opened no channel: {error.reason}.", fix="Allow the user a command there.")
-    return Unreachable(f"{where} cannot be reached: {error}.", fix=_REACH)
+    return Unreachable(f"{where} cannot be reached: {error}.", fix=_reach(device))
 
 
-def _record_again(device: Device) -> str:
-    again = f"medge devices add {device.name} {device.url} --kind {device.kind}"
-    return f"medge devices remove {device.name}; {again}"
-
-
-_REACH = (
-    "Is it on, and are address and port right? Try to reach it with ssh. Without a network: medge devices add --offline"
-)
+def _reach(device: Device) -> str:
+    offline = again(device, host="", identity=None)
+    return f"Is it on, and are address and port right? Try to reach it with ssh. Has it no network: {offline}"
 
 
 class _Loop:

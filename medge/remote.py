@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medge.conversation import Agent, connected, error_of
-from medge.device_book import Device
+from medge.conversation import Agent, connected, error_of, refuse_other_kind
+from medge.device_book import Device, again, devices
+from medge.devices._kind import mismatch
 from medge.errors import IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.spec import RESULT, Spec, seal_of
 from medge.link import LinkCut, NoLogin, Unreachable
@@ -98,6 +99,8 @@ class _Job:
 
     def attempt(self) -> Finished:
         with connected(self._device) as agent:
+            if not self.contacted:
+                refuse_other_kind(agent, self._device)
             self.contacted = True
             who = f"{_user()} on {socket.gethostname()}"
             if self._finished is None:
@@ -108,7 +111,9 @@ class _Job:
                     self._finished = self._work(agent)
                 except LinkCut:
                     raise
-                except BaseException:
+                except BaseException as error:
+                    if not isinstance(error, Exception):  # somebody who waits for the terminal
+                        self._told({"step": "note", "text": "ends the job and puts back what it changed"})
                     with contextlib.suppress(MedgeError):
                         agent.ask("close")
                     raise
@@ -208,7 +213,25 @@ def verified(result: Any, spec: Spec) -> dict[str, Any]:
             f"The result belongs to job {result['job']}, not to {spec.id}" + (f", or other engines: {wrong}." if wrong
             else "."), fix="Import the result of the job that was exported last, or export again.",
         )  # fmt: skip
+    _refuse_other_kind(result["device"].get("looks_like"), spec)
     return result
+
+
+def _refuse_other_kind(looks: str | None, spec: Spec) -> None:
+    """Raises MissingError, as the doctor says it, where the machine of a result is of another kind than its job's;
+    IntegrityError where it does not say what it looks like."""
+    wrong = mismatch(spec.kind, looks or "")
+    if wrong is None:
+        return
+    if looks is None:
+        raise IntegrityError(
+            "The result does not say what kind of machine it is of: an earlier medge made the job.",
+            fix=f"Export again: medge profile --device {spec.device} --export job.zip",
+        )
+    known = [device for device in devices() if device.name == spec.device]
+    raise MissingError(
+        f"{spec.device}: {wrong}.", fix=again(known[0] if known else Device(spec.device, spec.kind, ""), kind=looks)
+    )
 
 
 def _user() -> str:

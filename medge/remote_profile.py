@@ -65,6 +65,7 @@ def facts_of(device: Device) -> dict[str, Any]:
     kind = plugins.load("devices", device.kind)
     try:
         with conversation.connected(device) as agent:
+            conversation.refuse_other_kind(agent, device)
             facts: dict[str, Any] = kind.facts(agent.output)
     except (LinkCut, Unreachable) as error:
         if device.facts is None:
@@ -162,8 +163,7 @@ def write_stage(
     """latency.json, raw/, receipts/, the engines that were built there, and predictions/ of a labelled set."""
     measured = measured_of(result["measured"])
     if not set(measured.series) - {CONTROL}:
-        reasons = " ".join(f"{name}: {one['message']}" for name, one in result["failures"].items())
-        raise ToolError(f"Not one engine could be measured on {device.name}: {reasons}", fix="See what it refuses.")
+        raise _nothing_measured(device, result["failures"])
     built = [from_json(Engine, item) for item in result["built"]]
     _keep_built(built, fetched, work)
     engine_caches.keep(device.name, result, fetched)
@@ -212,6 +212,17 @@ def write_stage(
         "selftests": {name: one["verdict"] for name, one in selftests.items()},
         "scores": metrics,
     }
+
+
+def _nothing_measured(device: Device, failures: Mapping[str, Mapping[str, str]]) -> ToolError:
+    """Each reason once, with the engines that gave it, and each fix once."""
+    by_reason: dict[str, list[str]] = {}
+    for name, one in failures.items():
+        by_reason.setdefault(one["message"], []).append(name)
+    reasons = " ".join(f"{', '.join(names)}: {message}" for message, names in by_reason.items())
+    fixes = dict.fromkeys(one["fix"] for one in failures.values() if one.get("fix"))
+    fix = " ".join(fixes) or f"Does an engine package run there at all? medge devices doctor {device.name}"
+    return ToolError(f"Not one engine could be measured on {device.name}: {reasons}", fix=fix)
 
 
 def _graphs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from medge.device_book import Device
+from medge.job.territory import MARKER
 from medge.records import sha256_of_file, write_json
 from medge.sections import ProfileSection
 from medge.workspace import Stage
@@ -53,7 +54,9 @@ def write_engine(compile_folder: Path, name: str, options: dict[str, Any]) -> No
 
 
 def left(device: Device) -> list[str]:
-    """The files in a device's folder."""
+    """The files in a device's folder, without the one that says it is medge's."""
     assert device.folder is not None
     root = Path(device.folder)
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and path.name != MARKER
+    )

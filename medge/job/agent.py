@@ -12,14 +12,13 @@ import hashlib
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from medge.job import supervisor
+from medge.job import supervisor, territory
 from medge.job.supervisor import Refused
 
 __all__ = ["Agent", "main"]
@@ -34,7 +33,7 @@ class Agent:
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
-        self._root = ""
+        self._root, self._default = "", False
         self._job = ""
 
     def answer(self, request: Dict[str, Any]) -> Dict[str, Any]:
@@ -49,6 +48,7 @@ class Agent:
 
     def do_hello(self, root: Optional[str]) -> Dict[str, Any]:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        self._default = root is None
         self._root = os.path.abspath(os.path.expanduser(root or cache + "/medge"))
         return {"root": self._root, "executable": sys.executable, "user": supervisor.user(), "time": time.time(),
                 "python": ".".join(map(str, sys.version_info[:3]))}  # fmt: skip
@@ -67,16 +67,16 @@ class Agent:
 
     def do_space(self) -> Dict[str, Any]:
         """Whether `root` can be written, and how much fits; leaves nothing."""
+        self._refuse_foreign()
         made = not os.path.isdir(self._root)
         os.makedirs(self._root, mode=0o700, exist_ok=True)
+        busy = supervisor.described(supervisor.holder(self._root)) if supervisor.is_held(self._root) else ""
         trial = os.path.join(self._root, f".trial-{os.getpid()}")
         try:
             with open(trial, "wb") as stream:
                 stream.write(bytes(4096))
-            return {
-                "free_bytes": supervisor.free_bytes(self._root),
-                "left": [] if made else supervisor.listed(self._root),
-            }
+            left = [name for name in territory.kept(self._root) if not (busy and name == "jobs")]
+            return {"free_bytes": supervisor.free_bytes(self._root), "left": left, "busy": busy}
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(trial)
@@ -87,6 +87,8 @@ class Agent:
         """Takes the lock for `job`, or comes back to it where it is held for it already."""
         until = time.monotonic() + 15
         while True:
+            self._refuse_foreign()
+            found_empty = os.path.isdir(self._root) and not os.listdir(self._root)
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             try:
                 lock = supervisor.take(os.path.join(self._root, "lock"))
@@ -105,6 +107,7 @@ class Agent:
                 raise Refused("MissingError", f"The device is busy with {supervisor.described(holder)}.",
                               f"Wait for it, or end it there: kill {holder.get('pid', 'PID')}")  # fmt: skip
             time.sleep(0.05)
+        territory.mark(self._root, found_empty=found_empty)
         self._job = job
         supervisor.start(self._root, job, lock, who=who, grace_seconds=grace_seconds, keep=keep)
         return {"state": "new"}
@@ -189,24 +192,39 @@ class Agent:
             while supervisor.holder(self._root).get("job") == self._job and time.monotonic() < until:
                 time.sleep(0.02)
             self._job = ""
-        return {"left": supervisor.listed(self._root)}
+        return {"left": territory.kept(self._root)}
 
     def do_clean(self) -> Dict[str, Any]:
-        """Removes `root` with everything in it. Refused while a job holds it."""
+        """Removes what medge has in `root`, and `root` where nothing else is in it; says what is left. Refused while a
+        job holds it."""
+        if not self._default and not territory.marked(self._root):
+            return {"removed": [], "left": territory.kept(self._root), "gone": not os.path.isdir(self._root)}
         if not os.path.isdir(self._root):
-            return {"removed": []}
-        lock = supervisor.take(os.path.join(self._root, "lock"))
+            return {"removed": [], "left": [], "gone": True}
+        lock = supervisor.take(os.path.join(self._root, territory.LOCK))
         if lock is None:
+            holder = supervisor.holder(self._root)
             raise Refused(
                 "MissingError",
-                f"The device is busy with {supervisor.described(supervisor.holder(self._root))}.",
-                "Wait.",
+                f"The device is busy with {supervisor.described(holder)}.",
+                "Wait until that job has ended (medge devices doctor NAME says whether it has), then repeat; or end it "
+                f"there: kill {holder.get('pid', 'PID')}",
             )
-        removed = [name for name in supervisor.listed(self._root) if name != "lock"]
-        shutil.rmtree(os.path.join(self._root, "jobs"), ignore_errors=True)
-        supervisor.tidy(self._root, keep=False)
+        own = _own(self._root)
+        territory.remove_jobs(self._root)
+        territory.tidy(self._root, keep=False)
         os.close(lock)
-        return {"removed": removed}
+        still = set(_own(self._root))
+        return {
+            "removed": sorted({name.split("/")[0] for name in own if name not in still}),
+            "left": territory.strangers(self._root),
+            "gone": not os.path.isdir(self._root),
+        }
+
+    def _refuse_foreign(self) -> None:
+        """The default folder is medge's by its name; another one by its marker."""
+        if not self._default:
+            supervisor.refuse_foreign(self._root)
 
     @property
     def _folder(self) -> str:
@@ -216,6 +234,13 @@ class Agent:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise Refused("ToolError", "That is not a sha256.")
         return os.path.join(self._folder if private else self._root, "files", sha256)
+
+
+def _own(root: str) -> List[str]:
+    """What of `root`, its files/ and its jobs/ is medge's."""
+    below = [f"{folder}/{name}" for folder in ("files", "jobs") for name in territory.kept(os.path.join(root, folder))]
+    alien = territory.strangers(root)
+    return [name for name in below if name not in alien] + [name for name in territory.kept(root) if name not in alien]
 
 
 @contextlib.contextmanager
@@ -230,7 +255,7 @@ def _explained(root: str) -> Iterator[None]:
         raise Refused(
             "MissingError",
             f"The device refused {error.filename or root}: {error.strerror}.",
-            f"Give {supervisor.user()} the permission, or name another folder: medge devices add ... --folder PATH.",
+            f"Give {supervisor.user()} the permission, or name another folder: {supervisor.FOLDER}",
         ) from error
 
 
@@ -269,10 +294,13 @@ def main() -> int:
     agent = Agent(stdin.some)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     while True:
+        request = json.loads(stdin.line())
+        number = request.pop("number", None)  # the host's, by which it knows the answer of what it interrupted
         try:
-            answer = agent.answer(json.loads(stdin.line()))
+            answer = agent.answer(request)
         except Refused as error:
             answer = error.answer
+        answer = answer if number is None else {**answer, "number": number}
         payload = answer.pop("payload", b"")
         _send(json.dumps(answer).encode() + b"\n" + payload)
 

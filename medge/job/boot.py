@@ -20,4 +20,8 @@ def _start() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_start())
+    try:
+        sys.exit(_start())
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped: nothing was written, and nothing is left of it here\n")
+        sys.exit(130)

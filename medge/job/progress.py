@@ -1,6 +1,7 @@
 """How far a job without a link is, on stderr: the engine, the time so far, and about how much is left.
 
-On a terminal one line that is written over; elsewhere (a log, a pipe) one line for each engine and nothing else.
+On a terminal one line that is written over; elsewhere (a log, a pipe) one line for each engine, and one every
+10 s of an engine that takes longer.
 Light ring: Python 3.8 and the standard library.
 """
 
@@ -15,6 +16,8 @@ from medge.job.spec import Spec
 __all__ = ["Progress", "planned_seconds"]
 
 _BY_ENGINE = ("build", "selftest", "score")  # steps that do one engine after another, in the order of the job
+_LISTED = {"selftest": "engine", "score": "scored engine"}  # steps of which each engine has a line in a log
+_QUIET_SECONDS = 10.0
 _ORDER = (*_BY_ENGINE, "measure", "sporadic", "cold", "soak", "sweep")
 
 
@@ -44,10 +47,11 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         columns: Optional[int] = None,
     ) -> None:
-        self._planned, self._stream, self._clock = planned, stream, clock
+        self._planned, self._stream, self._clock = dict(planned), stream, clock
         self._terminal = stream.isatty()
         self._columns = columns or shutil.get_terminal_size().columns or 80  # some terminals say 0
-        self._begun = self._step_begun = clock()
+        self._begun = self._step_begun = self._said = clock()
+        self._labelled = 0
         self._step = _ORDER[0]
         self._engine: List[str] = []  # of the selftest: the line that its end will write
         self._width = 0
@@ -60,16 +64,34 @@ class Progress:
             self._failed(str(event["text"]))
         elif step == "note" and self._terminal:
             self._write_line(str(event["text"]))
+        elif step == "labelled":
+            self._labelled = event["images"]
         elif step in _ORDER:
-            self._end_engine()
-            left = self._left(event.get("done"), event.get("total"))
-            if step == "selftest":
-                self._engine = [
-                    f"engine {event['done']} of {event['total']}: {event['text'][len('selftest ') :]}",
-                    left,
-                ]
+            self._plan_scoring(event)
+            left = self._left(event)
+            if "image" in event:
+                self._within(event, left)
+            else:
+                self._end_engine()
+                if step in _LISTED:
+                    about = event["text"][len(step) + 1 :]
+                    self._engine = [f"{_LISTED[step]} {event['done']} of {event['total']}: {about}", left]
             if self._terminal:
                 self._write_over(f"{_what(step, event)}, {self._so_far()}, {left}")
+
+    def _plan_scoring(self, event: Dict[str, Any]) -> None:
+        """As long for an image as the selftest took: it starts every engine, and has fewer images to do so for."""
+        if self._step == "selftest" and event["done"] > 1 and "images" in event:
+            spent = self._clock() - self._step_begun
+            whole = spent / (event["done"] - 1) * event["total"]
+            self._planned["score"] = whole * self._labelled / event["images"]
+
+    def _within(self, event: Dict[str, Any], left: str) -> None:
+        """Beside a terminal: a line now and then of an engine that takes long."""
+        if self._engine:
+            self._engine[1] = left
+        if not self._terminal and self._clock() - self._said >= _QUIET_SECONDS:
+            self._write_line(f"{_what(self._step, event)}, {self._so_far()}, {left}")
 
     def finish(self) -> None:
         """Leaves the terminal on a line of its own."""
@@ -95,18 +117,21 @@ class Progress:
     def _so_far(self) -> str:
         return f"{_duration(self._clock() - self._begun)} so far"
 
-    def _left(self, done: Optional[int], total: Optional[int]) -> str:
+    def _left(self, event: Dict[str, Any]) -> str:
         """By the rate of this step, and not less than what the settings say of it and of those to come."""
-        spent = self._clock() - self._step_begun
+        spent, done, total = self._clock() - self._step_begun, event.get("done"), event.get("total")
         here = max(0.0, self._planned[self._step] - spent)
         if done is not None and total is not None:
             finished = done if self._step == "measure" else done - 1  # else told when it begins
-            here = max(here, spent / finished * (total - finished) if finished else 0.0)
+            finished += event["image"] / event["images"] if "image" in event else 0
+            rate = spent / finished * (total - finished) if finished else 0.0
+            here = rate if self._step == "score" and finished else max(here, rate)
         later = sum(self._planned[step] for step in _ORDER[_ORDER.index(self._step) + 1 :])
         return f"about {_duration(here + later)} left"
 
     def _write_line(self, text: str) -> None:
         end = " " * max(0, self._width - len(text)) if self._terminal else ""
+        self._said = self._clock()
         self._stream.write(("\r" if self._terminal else "") + text + end + "\n")
         self._stream.flush()
         self._width = 0
@@ -120,7 +145,8 @@ class Progress:
 
 def _what(step: str, event: Dict[str, Any]) -> str:
     if step in _BY_ENGINE:
-        return f"{event['text']} ({event['done']} of {event['total']})"
+        images = f", image {event['image']} of {event['images']}" if "image" in event else ""
+        return f"{event['text']} ({event['done']} of {event['total']}{images})"
     if step == "measure":
         return f"measure all engines: round {event['done']} of {event['total']}"
     return step

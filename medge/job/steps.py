@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -15,6 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from medge import plugins
+from medge.devices._kind import looks_like, mismatch
 from medge.errors import DataError, IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.caches import Caches
 from medge.job.spec import Graph, Labelled, Spec
@@ -54,7 +56,12 @@ class Steps:
 
     def run(self) -> Dict[str, Any]:
         """Everything but the result's frame. Raises MedgeError where the job as a whole cannot be done."""
+        looks = self._refuse_other_kind()
         kind = plugins.load("devices", self._spec.kind)
+        images = self._file(self._spec.images)
+        if np.load(str(images), mmap_mode="r").dtype != np.uint8:
+            raise DataError("The job's images are not uint8.", fix="Make the job again.")
+        labelled = self._labelled_set(images)  # what is wrong with it is known before anything takes long
         facts = kind.facts()
         caches = Caches(
             self._spec, self._folder, self._out, cpu=facts.get("cpu"), find=self._file,
@@ -65,16 +72,21 @@ class Steps:
         self._drop_unready()
         for engine, folder in self._engines:
             caches.before_start(engine, folder, plugins.load("backends", engine.backend))
-        images = self._file(self._spec.images)
-        if np.load(str(images), mmap_mode="r").dtype != np.uint8:
-            raise DataError("The job's images are not uint8.", fix="Make the job again.")
         named = self._folder / "images.npy"
         _link(images, named)
         answers = self._answers(named, step="selftest")
-        scores = self._score(self._spec.labelled) if self._spec.labelled is not None else None
+        scores = None
+        if labelled is not None:
+            path, about = labelled
+            scores = {**about, "logits": self._answers(path, step="score")}
         measured = self._measure(kind, named)
         return {
-            "device": {"kind": self._spec.kind, "facts": facts, **(measured.device if measured else {})},
+            "device": {
+                "kind": self._spec.kind,
+                "looks_like": looks,
+                "facts": facts,
+                **(measured.device if measured else {}),
+            },
             "facts_sha256": sha256_of_json(facts),
             "threads": self._threads,
             "engines": {engine.name: self._about(engine) for engine, _ in self._engines},
@@ -86,6 +98,19 @@ class Steps:
             "failures": self._failures,
             "caches": caches.collected(),
         }
+
+    def _refuse_other_kind(self) -> str:
+        """What this machine looks like. Raises MissingError where that is not the kind of the job."""
+        looks = looks_like()
+        wrong = mismatch(self._spec.kind, looks)
+        if wrong is not None:
+            name = self._spec.device
+            raise MissingError(
+                f"{name}: {wrong}.",
+                fix=f"On the machine that made the job: medge devices remove {name}; add it again with --kind {looks}, "
+                "and make the job again.",
+            )
+        return looks
 
     def _about(self, engine: Engine) -> Dict[str, Any]:
         versions = plugins.load("backends", engine.backend).versions()
@@ -190,12 +215,17 @@ class Steps:
         dropped from what is measured."""
         shape = np.load(str(images), mmap_mode="r").shape
         found = {}
-        for number, (engine, folder) in enumerate(list(self._engines), start=1):
-            self._tell({"step": step, "done": number, "total": len(self._engines), "text": f"{step} {engine.name}"})
+        engines = list(self._engines)
+        for number, (engine, folder) in enumerate(engines, start=1):
+            event = {"step": step, "done": number, "total": len(engines), "text": f"{step} {engine.name}",
+                     "images": shape[0]}  # fmt: skip
+            self._tell(event)
             try:
                 logits = logits_in_child(
                     engine, folder, images=images, rows=range(shape[0]), height=shape[1], width=shape[2],
-                    threads=self._threads, output=self._folder / "logits.npy", seconds=self._spec.limit_seconds,
+                    threads=self._threads, output=self._folder / "logits.npy",
+                    advance=_each_second(self._tell, event),
+                    seconds=self._spec.limit_seconds,
                 )  # fmt: skip
             except MedgeError as error:
                 self._fail(engine.name, error)
@@ -204,28 +234,45 @@ class Steps:
             found[engine.name] = np.asarray(logits, dtype=np.float64).round(9).tolist()
         return found
 
-    def _score(self, labelled: Labelled) -> Dict[str, Any]:
-        """Logits of a labelled set; of one that lies here its columns too, but no image leaves the device."""
-        if labelled.path is not None:
-            images, table = Path(labelled.path + ".npy"), Path(labelled.path + ".csv")
-            for path in (images, table):
-                if not path.is_file():
-                    raise DataError(
-                        f"There is no {path} on the device.",
-                        fix="--data-on-device PATH means PATH.npy (uint8 [N, height, width, 3]) and PATH.csv there.",
-                    )
-        else:
+    def _labelled_set(self, images: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
+        """The images to be scored and the columns of their table; None where nothing is. No image leaves the device.
+        Raises DataError for what is missing or of another shape than the job's own `images`, IntegrityError for a file
+        that came and is damaged."""
+        labelled = self._spec.labelled
+        if labelled is None:
+            return None
+        found, table = self._labelled_files(labelled)
+        height, width = np.load(str(images), mmap_mode="r").shape[1:3]
+        fix = f"Make it uint8 [N, {height}, {width}, 3], prepared as the recipe's data stage does."
+        try:
+            array = np.load(str(found), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{found} is no array of images: {error}.", fix=fix) from error
+        if array.dtype != np.uint8 or array.shape[1:] != (height, width, 3):
+            raise DataError(f"{found} holds {array.dtype} {list(array.shape)}: the engines take others.", fix=fix)
+        columns = _columns(table)
+        if len(array) != len(columns["label"]):
+            raise DataError(
+                f"{found} has {len(array)} images, {table} {len(columns['label'])} rows.", fix="Make them agree."
+            )
+        self._tell({"step": "labelled", "images": len(array)})
+        return found, {"set": labelled.name, **columns}
+
+    def _labelled_files(self, labelled: Labelled) -> Tuple[Path, Path]:
+        if labelled.path is None:
             if labelled.images is None or labelled.table is None:
                 raise DataError("The labelled set has no files.", fix="Make the job again.")
-            images, table = self._folder / "labelled.npy", self._file(labelled.table)
+            images = self._folder / "labelled.npy"
             _link(self._file(labelled.images), images)
-        columns = _columns(table)
-        count = np.load(str(images), mmap_mode="r").shape[0]
-        if count != len(columns["label"]):
-            raise DataError(
-                f"{images.name} has {count} images, {table.name} {len(columns['label'])} rows.", fix="Make them agree."
-            )
-        return {"set": labelled.name, **columns, "logits": self._answers(images, step="score")}
+            return images, self._file(labelled.table)
+        images, table = Path(labelled.path + ".npy"), Path(labelled.path + ".csv")
+        for path in (images, table):
+            if not path.is_file():
+                raise DataError(
+                    f"There is no {path} on the device.",
+                    fix="--data-on-device PATH means PATH.npy (uint8 [N, height, width, 3]) and PATH.csv there.",
+                )
+        return images, table
 
     def _measure(self, kind: Any, images: Path) -> Optional[Measured]:
         if self._spec.bench is None or not self._engines:
@@ -248,6 +295,19 @@ class Steps:
     def _fail(self, name: str, error: MedgeError) -> None:
         self._tell({"step": "failure", "text": f"{name}: {error.message}"})
         self._failures[name] = {"kind": type(error).__name__, "message": error.message, "fix": error.fix}
+
+
+def _each_second(tell: Tell, event: Dict[str, Any]) -> Callable[[int], None]:
+    """Counts images, and tells of them in `image` not more often than once a second."""
+    seen, told = [0], [time.monotonic()]
+
+    def advance(units: int = 1) -> None:
+        seen[0] += units
+        if time.monotonic() - told[0] >= 1:
+            told[0] = time.monotonic()
+            tell({**event, "image": seen[0]})
+
+    return advance
 
 
 def _columns(table: Path) -> Dict[str, List[Any]]:

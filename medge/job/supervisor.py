@@ -20,9 +20,11 @@ import sys
 import time
 from typing import Any, Dict, List, NoReturn, Optional
 
+from medge.job import territory
+
 __all__ = [
-    "SPACE", "STOP_SECONDS", "Refused", "described", "free_bytes", "holder", "listed", "read_text", "sha256", "start",
-    "take", "tidy", "touch", "user", "write",
+    "FOLDER", "SPACE", "STOP_SECONDS", "Refused", "described", "free_bytes", "holder", "is_held", "read_text",
+    "refuse_foreign", "sha256", "start", "take", "touch", "user", "write",
 ]  # fmt: skip
 
 STOP_SECONDS = 10.0  # between the polite signal and the other
@@ -36,7 +38,22 @@ class Refused(Exception):
         self.answer = {"error": message, "kind": kind, "fix": fix}
 
 
-SPACE = "Free some there, or name a folder with space: medge devices add ... --folder PATH; medge devices clean NAME."
+# The host puts the device's name and its own command in (conversation.error_of).
+FOLDER = "medge devices add ... --folder PATH"
+SPACE = f"Free some there (medge devices clean NAME removes what jobs kept), or name a folder with space: {FOLDER}"
+
+
+def refuse_foreign(root: str) -> None:
+    """Raises Refused for a folder that holds what is not medge's, so that no job writes or deletes among it."""
+    if not territory.free_to_use(root):
+        found = territory.kept(root)
+        some = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise Refused(
+            "RecipeError",
+            f"{root} holds what medge did not put there ({some or territory.LOCK}): jobs need a folder of their own.",
+            f"Name one that is empty or not there yet, e.g. {root}/medge: {FOLDER} (or empty it, if an earlier medge "
+            "made it)",
+        )
 
 
 def start(root: str, job: str, lock: int, *, who: str, grace_seconds: float, keep: bool) -> None:
@@ -64,7 +81,7 @@ def _supervise(root: str, job: str, lock: int, tell: int, *, who: str, grace_sec
     running: List[subprocess.Popen[bytes]] = []
     try:
         try:
-            shutil.rmtree(os.path.join(root, "jobs"), ignore_errors=True)  # of supervisors that were killed
+            territory.remove_jobs(root)
             os.makedirs(folder, mode=0o700)
             touch(os.path.join(folder, "alive"))
             own = {"job": job, "pid": os.getpid(), "who": who, "user": user(), "since": time.time()}
@@ -81,7 +98,7 @@ def _supervise(root: str, job: str, lock: int, tell: int, *, who: str, grace_sec
         for process in running:
             _end(process)
         shutil.rmtree(folder, ignore_errors=True)
-        tidy(root, keep=keep)
+        territory.tidy(root, keep=keep)
         os._exit(0)
 
 
@@ -132,22 +149,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def tidy(root: str, *, keep: bool) -> None:
-    """Leaves `root/files` with whole files where they are kept, else nothing. The lock goes last."""
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.join(root, "jobs"))
-    store = os.path.join(root, "files")
-    if not keep:
-        shutil.rmtree(store, ignore_errors=True)
-    for name in os.listdir(store) if os.path.isdir(store) else []:
-        if name.endswith(".part"):
-            os.unlink(os.path.join(store, name))
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(root, "lock"))
-    with contextlib.suppress(OSError):
-        os.rmdir(root)
-
-
 def take(path: str) -> Optional[int]:
     """The lock's descriptor, or None where another process holds it."""
     while True:
@@ -162,6 +163,21 @@ def take(path: str) -> Optional[int]:
                 raise
             return None
         os.close(descriptor)  # its holder removed it just now: this is another file
+
+
+def is_held(root: str) -> bool:
+    """Whether a job runs in `root` just now; takes nothing."""
+    try:
+        descriptor = os.open(os.path.join(root, territory.LOCK), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def holder(root: str) -> Dict[str, Any]:
@@ -187,10 +203,6 @@ def user() -> str:
 def free_bytes(folder: str) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
-
-
-def listed(root: str) -> List[str]:
-    return sorted(os.listdir(root)) if os.path.isdir(root) else []
 
 
 def touch(path: str) -> None:

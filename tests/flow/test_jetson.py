@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medge import cli, manifest
+from medge.job.territory import MARKER
 from medge.records import read_json, sha256_of_file
 from medge.runtime import bundle as bundles
 from medge.sections import PackageSection, ProfileSection
@@ -97,6 +98,6 @@ def test_from_an_address_to_a_receipt_in_the_bundle(jetson: Sshd, tmp_path: Path
         entry["path"],
     )
     assert "Orin Nano" in bundle.manifest["validated_on"]["cpu"]
-    assert {path.name for path in (tmp_path / "there").iterdir()} == {"files"}
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {"files", MARKER}
     assert call("devices", "clean", "cart7")["removed"] == ["files"]
     assert not (tmp_path / "there").exists()

@@ -20,6 +20,7 @@ from medge import conversation, device_book, link, remote
 from medge.device_book import Device
 from medge.errors import MissingError
 from medge.job.supervisor import holder
+from medge.job.territory import MARKER
 from medge.records import read_json
 from medge.remote_profile import make
 from medge.stages import profile
@@ -66,7 +67,7 @@ def do(made: Any, device: Device, tmp_path: Path, **keys: Any) -> remote.Finishe
 
 def left(device: Device) -> list[str]:
     root = Path(str(device.folder))
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.name != MARKER)
 
 
 def wait_until(true: Any, seconds: float = 30.0) -> None:

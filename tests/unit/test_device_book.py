@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from medge import cli, device_book
+from medge import cli, conversation, device_book, link
 from medge.device_book import Device
 from medge.errors import IntegrityError, MissingError, RecipeError
+from medge.job import supervisor
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +54,7 @@ def test_a_kind_with_several_devices_asks_which() -> None:
         device_book.add(Device(name, "linux", "a"))
     with pytest.raises(RecipeError, match="2 devices of kind linux: cart7, cart8") as caught:
         device_book.find("linux")
-    assert "--device NAME" in caught.value.fix
+    assert caught.value.fix == "Name one: --device cart7"
 
 
 def test_a_kind_without_a_device_says_how_to_add_one() -> None:
@@ -104,8 +107,10 @@ def test_facts_are_remembered_of_devices_in_the_book_only() -> None:
 def test_a_book_that_is_none_is_refused(book: Path, text: str) -> None:
     book.parent.mkdir()
     book.write_text(text)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError) as caught:
         device_book.devices()
+    assert str(book) in caught.value.message
+    assert f"mv {book} {book}.broken; medge devices add NAME" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -152,12 +157,63 @@ def test_the_list_is_a_table_on_stdout_with_the_hardware_that_was_last_seen() ->
     assert done.stderr == ""
 
 
-def test_another_python_is_named_by_commands_that_keep_all_else() -> None:
-    device = Device("cart7", "jetson", "10.0.0.7", 2222, "nurse", "/k", None, "/data")
-    assert device_book.with_another_python(device) == (
-        "medge devices remove cart7; then medge devices add cart7 ssh://nurse@10.0.0.7:2222 --kind jetson "
-        "--identity /k --folder /data --python PATH"
+RECORDED = Device("cart7", "jetson", "10.0.0.7", 2222, "nurse", "/my keys/k", None, "/data", "/venv/bin/python")
+
+
+def test_a_device_is_recorded_otherwise_by_commands_that_keep_all_else() -> None:
+    add = "medge devices add cart7 ssh://nurse@10.0.0.7:2222 --kind jetson --identity '/my keys/k' --folder /data"
+    assert device_book.again(RECORDED) == f"{add} --python /venv/bin/python"
+    device_book.add(RECORDED)
+    assert device_book.again(RECORDED) == f"medge devices remove cart7; {add} --python /venv/bin/python"
+    assert device_book.again(RECORDED, python="PATH") == f"medge devices remove cart7; {add} --python PATH"
+    assert device_book.again(RECORDED, host="", identity=None).endswith(
+        "add cart7 --offline --kind jetson --folder /data --python /venv/bin/python"
     )
+
+
+def test_every_printed_command_that_records_a_device_again_can_be_typed_as_it_is() -> None:
+    device_book.add(RECORDED)
+    run, commands = CliRunner().invoke, device_book.again(RECORDED, host="", identity=None)
+    for command in commands.split("; "):
+        assert run(cli.app, shlex.split(command)[1:]).exit_code == 0, command
+    assert device_book.find("cart7") == replace(RECORDED, host="", port=None, user=None, identity=None)
+
+
+def test_a_host_key_that_changed_is_recorded_again_with_everything_that_was_recorded() -> None:
+    asyncssh = pytest.importorskip("asyncssh", reason="needs the extra ssh")
+    device_book.add(RECORDED)
+    for error in (asyncssh.HostKeyNotVerifiable("no"), asyncssh.PermissionDenied("no"), ConnectionRefusedError()):
+        fix = link._explained(error, RECORDED, 1.0, connecting=True, logged_in=False).fix
+        assert "medge devices remove cart7; medge devices add cart7 " in fix
+        assert "--folder /data --python /venv/bin/python" in fix
+
+
+def test_what_a_device_says_of_its_folder_comes_with_the_name_and_all_that_is_recorded() -> None:
+    device_book.add(RECORDED)
+    error = conversation.error_of({"error": "full", "kind": "MissingError", "fix": supervisor.SPACE}, RECORDED)
+    assert "medge devices clean cart7" in error.fix
+    assert "medge devices remove cart7; medge devices add cart7 ssh://nurse@10.0.0.7:2222 --kind jetson" in error.fix
+    assert error.fix.endswith("--folder PATH --python /venv/bin/python")
+
+
+def test_removing_a_device_that_was_reached_says_that_what_jobs_kept_stays_and_how_to_clean_it() -> None:
+    def said() -> str:
+        return CliRunner().invoke(cli.app, ["devices", "remove", "cart7"]).stderr
+
+    device_book.add(RECORDED)
+    assert said() == "cart7 is forgotten.\n"
+    device_book.add(replace(RECORDED, facts={"cpu": "x"}))
+    text = said()
+    assert "What jobs kept there, in /data, stays." in text
+    assert device_book.add_command(RECORDED) + "; medge devices clean cart7; medge devices remove cart7" in text
+
+
+@pytest.mark.parametrize("command", ["doctor", "clean"])
+def test_a_kind_with_several_devices_is_answered_with_a_command_that_there_is(command: str) -> None:
+    for name in ("cart7", "cart8"):
+        device_book.add(Device(name, "jetson", "a"))
+    error = refusal(command, "jetson")
+    assert error.fix == f"Name one: medge devices {command} cart7"
 
 
 def refusal(*words: str) -> RecipeError:

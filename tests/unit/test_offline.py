@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -17,7 +18,7 @@ import pytest
 
 from medge import device_book, offline, remote_profile
 from medge.device_book import Device
-from medge.errors import IntegrityError, RecipeError
+from medge.errors import IntegrityError, MissingError, RecipeError
 from medge.job import run as job_run
 from medge.job.spec import seal_of
 from medge.records import read_json
@@ -248,3 +249,86 @@ def test_a_clock_that_jumps_is_noted_and_harms_no_figure(
     assert result["clock_jump_seconds"] == pytest.approx(86400, abs=5)
     assert 0 < result["measured"]["seconds"] < 100
     assert all(0 < ns < 1e9 for one in result["measured"]["series"].values() for ns in one["wall_ns"][0])
+
+
+def start(stick: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-I", "job.pyz", *words], cwd=stick, text=True, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def test_words_that_a_job_does_not_take_are_answered_with_its_usage(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    stick = exported(tmp_path, inputs)
+    for words, code in ((["--help"], 0), (["one"], 2), (["no", "folder"], 2)):
+        said = "".join(start(stick, *words).communicate(timeout=60))
+        again = start(stick, *words)
+        again.communicate(timeout=60)
+        assert again.returncode == code, words
+        assert "usage: python3 job.pyz" in said
+        assert "Traceback" not in said
+
+
+def test_ctrl_c_ends_a_job_with_a_word_and_leaves_nothing(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    stick = exported(tmp_path, inputs, SECTION.model_copy(update={"seconds": 60.0}))
+    before = sorted(stick.iterdir())
+    job = start(stick)
+    assert job.stderr is not None
+    line = job.stderr.readline()
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does, to the job and its children
+    _, said = job.communicate(timeout=60)
+    assert line.startswith("engine 1 of 2")
+    assert job.returncode == 130
+    assert "stopped: nothing was written" in said
+    assert "Traceback" not in said
+    assert sorted(stick.iterdir()) == before
+
+
+def test_a_labelled_file_that_is_damaged_is_found_before_anything_is_run(
+    tmp_path: Path, inputs: dict[str, Stage]
+) -> None:
+    stick = exported(tmp_path, inputs, SECTION.model_copy(update={"score": "test"}))
+    labelled = read_json(stick / "spec.json")["labelled"]["images"]["sha256"]
+    (stick / "files" / labelled).write_bytes(b"")
+    job = start(stick)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert "is not the recorded file" in said
+    assert "engine 1 of 2" not in said
+
+
+def test_scoring_says_a_line_of_each_engine(tmp_path: Path, inputs: dict[str, Stage]) -> None:
+    stick = exported(tmp_path, inputs, SECTION.model_copy(update={"score": "test"}))
+    done(stick)
+    assert [line.partition(",")[0] for line in SAID[stick]] == [
+        *(f"engine {k} of 2: {name}" for k, name in enumerate(remote_run.ENGINES, start=1)),
+        *(f"scored engine {k} of 2: {name}" for k, name in enumerate(remote_run.ENGINES, start=1)),
+    ]
+
+
+def test_a_job_for_a_jetson_is_refused_on_another_machine_before_it_measures(
+    tmp_path: Path, inputs: dict[str, Stage]
+) -> None:
+    stick = exported(tmp_path, inputs)
+    spec = read_json(stick / "spec.json")
+    (stick / "spec.json").write_text(json.dumps({**spec, "kind": "jetson"}))
+    job = start(stick)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 3
+    assert "cart7: added as jetson, it looks like " in said
+    assert "engine 1 of 2" not in said
+
+
+@pytest.mark.parametrize(("looks", "error"), [("linux", MissingError), (None, IntegrityError)])
+def test_a_result_of_another_kind_of_machine_is_refused(
+    tmp_path: Path, inputs: dict[str, Stage], brought: tuple[Path, Path], looks: str | None, error: type[Exception]
+) -> None:
+    run, result, _ = brought_to(tmp_path, brought)
+    (own,) = (run / "offline").glob("*.json")
+    own.write_text(json.dumps({**read_json(own), "kind": "jetson"}))
+    sha256 = offline._spec_of(own).sha256
+
+    def of_linux(one: dict[str, Any]) -> None:
+        one["spec_sha256"] = sha256
+        one["device"]["looks_like"] = looks
+
+    with pytest.raises(error, match="added as jetson, it looks like linux" if looks else "does not say what kind"):
+        offline.keep(changed(result, of_linux, seal=True), run)

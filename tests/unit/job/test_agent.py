@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from medge import conversation
+from medge.job import territory
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Talk:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", conversation._BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -33,7 +34,7 @@ class Talk:
         assert self._out.readline().startswith(b"MEDGE-AGENT 3.")
         sources = conversation._agent_sources()
         self._in.write(b"%8d" % len(sources) + sources)
-        self.ask("hello", root=str(root))
+        self.ask("hello", root=None if root is None else str(root))
 
     def ask(self, command: str, payload: bytes = b"", **keys: Any) -> Any:
         self._in.write(json.dumps({"command": command, **keys}).encode() + b"\n" + payload)
@@ -144,7 +145,7 @@ def test_close_leaves_the_kept_files_and_nothing_else(talk: Talk, root: Path) ->
     talk.put(CONTENT)
     talk.ask("put", b"image", sha256=hashlib.sha256(b"image").hexdigest(), bytes=5, offset=0, private=True)
     assert talk.ask("close") == {"left": ["files"]}
-    assert [path.name for path in root.rglob("*")] == ["files", SHA256]
+    assert sorted(path.name for path in root.rglob("*")) == [territory.MARKER, SHA256, "files"]
 
 
 def test_close_leaves_nothing_at_all_where_nothing_is_to_be_kept(talk: Talk, root: Path) -> None:
@@ -229,9 +230,110 @@ def test_clean_is_refused_while_a_job_runs_and_removes_everything_after(talk: Ta
     talk.open("a")
     talk.put(CONTENT)
     other = Talk(root)
-    assert other.ask("clean")["kind"] == "MissingError"
+    busy = other.ask("clean")
+    assert busy["kind"] == "MissingError"
+    assert "Wait until that job has ended (medge devices doctor NAME" in busy["fix"]
     talk.ask("close")
-    assert other.ask("clean") == {"removed": ["files"]}
+    assert other.ask("clean") == {"removed": ["files"], "left": [], "gone": True}
     assert not root.exists()
-    assert other.ask("clean") == {"removed": []}
+    assert other.ask("clean") == {"removed": [], "left": [], "gone": True}
+    other.drop()
+
+
+USERS = ("files/scans/a.png", "files/x.part", "files/notes.txt", "jobs/2024/plan.txt", "lock", "x.part")
+
+
+def a_users_folder(root: Path) -> dict[str, bytes]:
+    """Files under all the names that medge uses; returns them with their contents."""
+    for name in USERS:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return content_of(root)
+
+
+def content_of(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["open", "space"])
+def test_a_folder_with_a_users_own_files_is_refused_and_nothing_in_it_is_touched(root: Path, command: str) -> None:
+    before = a_users_folder(root)
+    talk = Talk(root)
+    answer = talk.open("a", keep=False) if command == "open" else talk.ask("space")
+    assert answer["kind"] == "RecipeError"
+    assert f"{root} holds what medge did not put there (files, jobs, x.part)" in answer["error"]
+    assert f"e.g. {root}/medge: medge devices add ... --folder PATH" in answer["fix"]
+    assert talk.ask("clean") == {"removed": [], "left": ["files", "jobs", "x.part"], "gone": False}
+    talk.drop()
+    assert content_of(root) == before
+
+
+def test_a_users_file_called_lock_is_not_taken_for_medges(root: Path) -> None:
+    root.mkdir()
+    (root / "lock").write_text("1234")
+    talk = Talk(root)
+    assert talk.open("a")["kind"] == "RecipeError"
+    talk.drop()
+    assert content_of(root) == {"lock": b"1234"}
+
+
+@pytest.mark.parametrize("end", ["close", "clean"])
+def test_what_a_user_laid_among_medges_files_outlives_every_end_of_a_job_and_is_named(root: Path, end: str) -> None:
+    talk = Talk(root)
+    talk.open("a", keep=False)
+    talk.put(CONTENT)
+    own = [name for name in USERS if name != "lock"]
+    for name in own:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    talk.ask("close")
+    assert not (root / "files" / SHA256).exists()
+    if end == "clean":
+        (root / "files" / SHA256).write_bytes(CONTENT)
+        cleaned = talk.ask("clean")
+        assert cleaned == {"removed": ["files"], "left": sorted({"files/notes.txt", "files/scans", "files/x.part",
+                                                                 "jobs/2024", "x.part"}), "gone": False}  # fmt: skip
+    assert talk.open("b", keep=False) == {"state": "new"}  # the marker is still there
+    talk.ask("close")
+    talk.drop()
+    assert {name: content_of(root)[name] for name in own} == {name: name.encode() for name in own}
+    assert set(content_of(root)) - set(own) == {territory.MARKER}
+
+
+def test_an_empty_folder_of_the_users_is_used_and_stays(root: Path) -> None:
+    root.mkdir()
+    talk = Talk(root)
+    talk.open("a")
+    talk.put(CONTENT)
+    assert talk.ask("close") == {"left": ["files"]}
+    assert talk.ask("clean") == {"removed": ["files"], "left": [], "gone": False}
+    talk.drop()
+    assert list(root.iterdir()) == []
+
+
+def test_the_default_folder_of_an_earlier_medge_is_used_and_cleaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "medge/files").mkdir(parents=True)
+    (tmp_path / "medge/files" / SHA256).write_bytes(CONTENT)
+    talk = Talk(None)
+    assert talk.open("a") == {"state": "new"}
+    assert talk.have() == {"have": {SHA256: len(CONTENT)}}
+    talk.ask("close")
+    assert talk.ask("clean")["gone"]
+    talk.drop()
+    assert not (tmp_path / "medge").exists()
+
+
+def test_the_doctors_trial_is_not_listed_and_a_running_job_is(talk: Talk, root: Path) -> None:
+    talk.open("a")
+    talk.put(CONTENT)
+    other = Talk(root)
+    answer = other.ask("space")
+    assert answer["left"] == ["files"]
+    assert answer["busy"].startswith("the job of tester (process ")
+    talk.ask("close")
+    answer = other.ask("space")
+    assert (answer["left"], answer["busy"]) == (["files"], "")
     other.drop()

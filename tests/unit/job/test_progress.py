@@ -122,3 +122,33 @@ def test_a_soak_that_goes_on_counts_down() -> None:
     watch.now = 20.0
     progress.tell({"step": "scenario", "text": "soak"})
     assert "soak, 20 s so far, about 2 min 00 s left" in stream.getvalue()
+
+
+def test_scoring_is_planned_by_the_selftest_and_a_long_engine_says_how_far_it_is() -> None:
+    def score(done: int, **more: int) -> dict[str, Any]:
+        return {
+            "step": "score",
+            "done": done,
+            "total": 2,
+            "images": 32,
+            "text": f"score {ENGINES[done - 1].name}",
+            **more,
+        }
+
+    events = [
+        (0.0, {"step": "labelled", "images": 32}),
+        (0.0, {**selftest(1), "images": 16}),
+        (4.0, {**selftest(2), "images": 16}),
+        (8.0, score(1)),
+        (16.0, score(1, image=16)),
+        (19.0, score(1, image=22)),
+        (24.0, score(2)),
+        (40.0, {"step": "measure", "done": 1, "total": 100}),
+    ]
+    assert said(events, terminal=False).splitlines() == [
+        "engine 1 of 2: a/sleeper-int8, 4 s so far, about 18 s left",
+        "engine 2 of 2: b/sleeper-int8, 8 s so far, about 38 s left",
+        "score a/sleeper-int8 (1 of 2, image 22 of 32), 19 s so far, about 39 s left",
+        "scored engine 1 of 2: a/sleeper-int8, 24 s so far, about 39 s left",
+        "scored engine 2 of 2: b/sleeper-int8, 40 s so far, about 34 s left",
+    ]

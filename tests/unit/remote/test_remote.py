@@ -13,7 +13,7 @@ import pytest
 
 from medge import conversation, device_book, doctor, link, remote, remote_profile
 from medge.device_book import Device
-from medge.errors import MissingError, ToolError
+from medge.errors import DataError, MissingError, ToolError
 from medge.records import read_json
 from medge.stages import profile
 from tests import remote_run
@@ -132,6 +132,52 @@ def test_a_labelled_set_that_lies_there_is_scored_and_stays(tmp_path: Path, devi
         measured(tmp_path / "x", data_on_device="/nowhere") if (tmp_path / "x").mkdir() is None else None
 
 
+def test_a_labelled_set_of_another_shape_is_refused_once_and_with_a_fix(
+    tmp_path: Path, device: Device, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "ward.npy", np.zeros((1, 9, 8, 3), np.uint8))
+    (tmp_path / "ward.csv").write_text("sha256,group,label\n0,p,0\n")
+    with pytest.raises(DataError, match=r"ward\.npy holds uint8 \[1, 9, 8, 3\]") as caught:
+        measured(tmp_path, data_on_device=str(tmp_path / "ward"))
+    assert caught.value.fix == "Make it uint8 [N, 8, 8, 3], prepared as the recipe's data stage does."
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_a_machine_of_another_kind_is_refused_as_the_doctor_does_before_anything_is_sent(
+    tmp_path: Path, device: Device
+) -> None:
+    device_book.remove("cart7")
+    jetson = replace(device, kind="jetson")
+    device_book.add(jetson)
+    check = {one.name: one for one in doctor.examine(jetson)}["kind"]
+    for attempt in (lambda: measured(tmp_path), lambda: profile.fingerprint(SECTION)):
+        with pytest.raises(MissingError, match="cart7: added as jetson, it looks like") as caught:
+            attempt()
+        assert (caught.value.message, caught.value.fix) == (f"cart7: {check.found}.", check.fix)
+    assert caught.value.exit_code == 3
+    assert not Path(str(device.folder)).exists()
+
+
+def test_what_all_engines_refuse_alike_is_said_once(device: Device) -> None:
+    one = {"message": "no such kernel.", "kind": "ToolError", "fix": "Take another."}
+    error = remote_profile._nothing_measured(device, {"a": one, "b": one})
+    assert (error.message, error.fix) == (
+        "Not one engine could be measured on cart7: a, b: no such kernel.", "Take another.",
+    )  # fmt: skip
+
+
+def test_ctrl_c_waits_until_the_job_there_has_put_back_what_it_changed(device: Device, tmp_path: Path) -> None:
+    made = made_job(tmp_path, device)
+    with conversation.connected(device) as agent:
+        agent.ask("open", job=made.spec.id, who="tester", grace_seconds=30, keep=False)
+        agent._link.write(b'{"command": "ask", "argv": ["sleep", "0.3"], "limit_seconds": 9, "number": 2}\n')
+        agent._asked += 1  # its answer is still on the way when somebody stops
+        assert agent.ask("close") == {"left": []}
+        assert not (Path(str(device.folder)) / "lock").exists()
+
+
 def test_the_test_split_is_scored_there_when_asked(tmp_path: Path, device: Device) -> None:
     _, work = measured(tmp_path, score="test")
     metrics = read_json(work / "receipts/float__sleeper-float32.json")["metrics"]
@@ -218,6 +264,12 @@ class TestTheHost:
         with pytest.raises(MissingError, match="No host key of cart7 is recorded") as caught:
             talk(replace(device, host_key=None))
         assert "medge devices add cart7 ssh://nurse@127.0.0.1" in caught.value.fix
+
+    @pytest.mark.parametrize("recorded", ["ssh-ed25519 AAAA", "no key at all"])
+    def test_a_recorded_key_that_is_none_is_blamed_and_not_the_identity(self, device: Device, recorded: str) -> None:
+        with pytest.raises(MissingError, match=r"The host key of cart7 in .*devices\.json is none") as caught:
+            talk(replace(device, host_key=recorded))
+        assert "medge devices remove cart7; medge devices add cart7" in caught.value.fix
 
     def test_another_key_is_refused(self, device: Device, tmp_path: Path) -> None:
         other = InProcess(tmp_path / "other")

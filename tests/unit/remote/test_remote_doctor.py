@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medge import conversation, device_book, doctor, link, remote_profile
+from medge import conversation, device_book, device_commands, doctor, link, remote_profile
 from medge.device_book import Device
 from medge.devices import local
 from medge.errors import MissingError
@@ -41,6 +41,28 @@ def test_the_doctor_notes_in_the_book_what_the_device_is(device: Device) -> None
     facts = device_book.find("cart7").facts
     assert facts is not None
     assert facts["cpu"] == local.facts()["cpu"]
+
+
+def test_the_doctor_says_who_keeps_the_device_busy_and_lists_no_trial_of_its_own(device: Device) -> None:
+    with conversation.connected(device) as agent:
+        agent.ask("open", job="a", who="nurse on ward", grace_seconds=30, keep=True)
+        checks = {check.name: check for check in doctor.examine(device)}
+        agent.ask("close")
+    assert not checks["job"].ok
+    assert checks["job"].found.startswith("busy with the job of nurse on ward (process ")
+    assert checks["folder"].found.endswith("MB free")
+
+
+def test_the_doctor_refuses_a_folder_of_the_users_and_clean_leaves_it(device: Device) -> None:
+    folder = Path(str(device.folder))
+    (folder / "files/scans").mkdir(parents=True)
+    checks = {check.name: check for check in doctor.examine(device)}
+    assert "holds what medge did not put there (files)" in checks["folder"].found
+    assert f"medge devices remove cart7; medge devices add cart7 {device.url}" in checks["folder"].fix
+    outcome = device_commands.clean("cart7")
+    assert (outcome.document["removed"], outcome.document["left"]) == ([], ["files"])
+    assert "Nothing was removed" in device_commands._cleaned("cart7", str(folder), outcome.document)
+    assert (folder / "files/scans").is_dir()
 
 
 class TestTheHintAtAnotherPython:
