@@ -127,6 +127,7 @@ def test_a_labelled_set_that_lies_there_is_scored_and_stays(tmp_path: Path, devi
     assert table[0] == "sha256,group,label,logit_0,logit_1"
     assert len(table) == 5
     metrics = read_json(work / "receipts/int8__sleeper-int8.json")["metrics"]
+    assert "threshold 0.5" in metrics.pop("accuracy_decided_by")
     assert metrics == {"set": "ward", "images": 4, "accuracy": 0.5, "auc": 0.5}
     with pytest.raises(Exception, match=r"There is no /nowhere\.npy on the device"):
         measured(tmp_path / "x", data_on_device="/nowhere") if (tmp_path / "x").mkdir() is None else None
