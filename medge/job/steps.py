@@ -5,8 +5,6 @@ An engine that is refused, or whose process dies, is a result: it is named under
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -19,7 +17,9 @@ from medge import plugins
 from medge.devices._kind import looks_like, mismatch
 from medge.errors import DataError, IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.caches import Caches
-from medge.job.spec import Graph, Labelled, Spec
+from medge.job.files import link
+from medge.job.labelled import labelled_set
+from medge.job.spec import Graph, Spec
 from medge.measuring import Measured, measure
 from medge.records import (
     Engine,
@@ -61,7 +61,10 @@ class Steps:
         images = self._file(self._spec.images)
         if np.load(str(images), mmap_mode="r").dtype != np.uint8:
             raise DataError("The job's images are not uint8.", fix="Make the job again.")
-        labelled = self._labelled_set(images)  # what is wrong with it is known before anything takes long
+        asked = self._spec.labelled  # what is wrong with it is known before anything takes long
+        labelled = None if asked is None else labelled_set(asked, images, self._folder, find=self._file)
+        if labelled is not None:
+            self._tell({"step": "labelled", "images": len(labelled[1]["label"])})
         facts = kind.facts()
         caches = Caches(
             self._spec, self._folder, self._out, cpu=facts.get("cpu"), find=self._file,
@@ -73,7 +76,7 @@ class Steps:
         for engine, folder in self._engines:
             caches.before_start(engine, folder, plugins.load("backends", engine.backend))
         named = self._folder / "images.npy"
-        _link(images, named)
+        link(images, named)
         answers = self._answers(named, step="selftest")
         scores = None
         if labelled is not None:
@@ -120,7 +123,7 @@ class Steps:
         for engine in self._spec.engines:
             folder = self._folder / "engines" / engine.name
             for file in engine.files:
-                _link(self._file(file), folder / file.path)
+                link(self._file(file), folder / file.path)
             verify_files(folder, engine.files)
             self._engines.append((engine, folder))
 
@@ -148,7 +151,7 @@ class Steps:
             self._engines.append((engine, folder))
             self._out.mkdir(exist_ok=True)
             for file in engine.files:
-                _link(folder / file.path, self._out / file.sha256)
+                link(folder / file.path, self._out / file.sha256)
             built.append(to_json(engine))
         return built
 
@@ -165,7 +168,7 @@ class Steps:
         if found is not None:
             return replace(found, variant=graph.variant)  # another name's graph may have been the same
         source = self._folder / "graphs" / graph.name / "graph.onnx"
-        _link(self._file(graph.file), source)
+        link(self._file(graph.file), source)
         folder.mkdir(parents=True)
         caches.before_build(graph, backend, source)
         names = backend.build(source, folder, precision=graph.precision)
@@ -186,7 +189,7 @@ class Steps:
         try:
             engine = from_json(Engine, read_json(record))
             for file in engine.files:
-                _link(self._file(file), folder / file.path)
+                link(self._file(file), folder / file.path)
         except (DataError, IntegrityError):
             shutil.rmtree(str(folder), ignore_errors=True)
             return None
@@ -234,46 +237,6 @@ class Steps:
             found[engine.name] = np.asarray(logits, dtype=np.float64).round(9).tolist()
         return found
 
-    def _labelled_set(self, images: Path) -> Optional[Tuple[Path, Dict[str, Any]]]:
-        """The images to be scored and the columns of their table; None where nothing is. No image leaves the device.
-        Raises DataError for what is missing or of another shape than the job's own `images`, IntegrityError for a file
-        that came and is damaged."""
-        labelled = self._spec.labelled
-        if labelled is None:
-            return None
-        found, table = self._labelled_files(labelled)
-        height, width = np.load(str(images), mmap_mode="r").shape[1:3]
-        fix = f"Make it uint8 [N, {height}, {width}, 3], prepared as the recipe's data stage does."
-        try:
-            array = np.load(str(found), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{found} is no array of images: {error}.", fix=fix) from error
-        if array.dtype != np.uint8 or array.shape[1:] != (height, width, 3):
-            raise DataError(f"{found} holds {array.dtype} {list(array.shape)}: the engines take others.", fix=fix)
-        columns = _columns(table)
-        if len(array) != len(columns["label"]):
-            raise DataError(
-                f"{found} has {len(array)} images, {table} {len(columns['label'])} rows.", fix="Make them agree."
-            )
-        self._tell({"step": "labelled", "images": len(array)})
-        return found, {"set": labelled.name, **columns}
-
-    def _labelled_files(self, labelled: Labelled) -> Tuple[Path, Path]:
-        if labelled.path is None:
-            if labelled.images is None or labelled.table is None:
-                raise DataError("The labelled set has no files.", fix="Make the job again.")
-            images = self._folder / "labelled.npy"
-            _link(self._file(labelled.images), images)
-            return images, self._file(labelled.table)
-        images, table = Path(labelled.path + ".npy"), Path(labelled.path + ".csv")
-        for path in (images, table):
-            if not path.is_file():
-                raise DataError(
-                    f"There is no {path} on the device.",
-                    fix="--data-on-device PATH means PATH.npy (uint8 [N, height, width, 3]) and PATH.csv there.",
-                )
-        return images, table
-
     def _measure(self, kind: Any, images: Path) -> Optional[Measured]:
         if self._spec.bench is None or not self._engines:
             return None
@@ -308,28 +271,3 @@ def _each_second(tell: Tell, event: Dict[str, Any]) -> Callable[[int], None]:
             tell({**event, "image": seen[0]})
 
     return advance
-
-
-def _columns(table: Path) -> Dict[str, List[Any]]:
-    """sha256, group and label of a CSV. Raises DataError."""
-    try:
-        with open(table, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        return {
-            "sha256": [row["sha256"] for row in rows],
-            "group": [row["group"] for row in rows],
-            "label": [int(row["label"]) for row in rows],
-        }
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(f"{table} is not a table of sha256, group and label: {error!r}.", fix="Write it so.") from error
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy where the file system has no such thing (a USB stick)."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target.unlink()
-    try:
-        os.link(str(source), str(target))
-    except OSError:
-        shutil.copyfile(str(source), str(target))
