@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
 import threading
 import time
@@ -301,26 +303,32 @@ class TestTheHost:
                 talk(replace(device, identity=identity))
 
     def test_one_that_never_answers(self, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-        import socket
-
         monkeypatch.setattr(link, "CONNECT_SECONDS", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(MissingError, match="did not answer"):
             talk(replace(device, port=silent.getsockname()[1]))
 
     def test_one_that_hangs_up_before_the_first_login_cannot_be_reached(self, device: Device, tmp_path: Path) -> None:
-        cutter = Cutter(int(device.port or 0), cuts=10**6, seconds=(0.0, 0.0))
-        through = cutter.through(device)
-        for attempt in (lambda: talk(through), lambda: link.host_key(through)):
-            with pytest.raises(link.NoLogin, match="cannot be reached: it hung up before the login") as caught:
-                attempt()
-            assert "are address and port right" in caught.value.fix
-            assert "Repeat" not in caught.value.fix
-        made = made_job(tmp_path, through)
-        cutter.done = 0
-        with pytest.raises(link.NoLogin, match="cannot be reached"):
-            remote.run_job(through, made.spec, files=made.files, archive=made.archive, fetched=tmp_path / "fetched")
-        assert cutter.done <= 2 * remote._FIRST_LOGINS  # and not for minutes
-        cutter.close()
+        calls = []
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def hang_up() -> None:
+                with contextlib.suppress(OSError):  # until the server is closed
+                    while True:
+                        calls.append(1)
+                        server.accept()[0].close()
+
+            threading.Thread(target=hang_up, daemon=True).start()
+            through = replace(device, port=server.getsockname()[1])
+            for attempt in (lambda: talk(through), lambda: link.host_key(through)):
+                with pytest.raises(link.NoLogin, match="cannot be reached: it hung up before the login") as caught:
+                    attempt()
+                assert "are address and port right" in caught.value.fix
+                assert "Repeat" not in caught.value.fix
+            made = made_job(tmp_path, through)
+            calls.clear()
+            with pytest.raises(link.NoLogin, match="cannot be reached"):
+                remote.run_job(through, made.spec, files=made.files, archive=made.archive, fetched=tmp_path / "fetched")
+            assert len(calls) <= 2 * remote._FIRST_LOGINS  # and not for minutes
 
     def test_a_link_that_is_lost_after_the_login_is_a_cut_that_may_be_repeated(self, device: Device) -> None:
         cutter = Cutter(int(device.port or 0))
