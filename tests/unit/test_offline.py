@@ -152,7 +152,7 @@ def test_a_wide_spread_is_unstable_in_an_imported_result_as_in_a_local_one(
     assert (there["aa_control"]["verdict"], values["stability"]) == ("stable", "unstable")
     raw = offline._read(copy)
     here = profile.assemble(
-        list(offline._spec_of(copy.with_suffix(".json")).engines), remote_profile._measured(raw["measured"]),
+        list(offline._spec_of(copy.with_suffix(".json")).engines), remote_profile.measured_of(raw["measured"]),
         device={}, threads=1, seed=0,
     )  # fmt: skip
     assert here["stability"] == there["stability"]

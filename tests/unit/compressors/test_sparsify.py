@@ -20,6 +20,7 @@ from medge.compressors import Context, distill, ptq, qat, sparsify
 from medge.errors import RecipeError, ToolError
 from medge.model import Classifier
 from medge.onnx_export import onnx_from_torch
+from medge.recovery_run import Run
 from tests.teachers import SIZE, context_of
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "images_per_epoch": 8}
@@ -125,7 +126,7 @@ def test_the_pattern_survives_recovery_whatever_the_rate(
     else:
         options = distill.Options(**QUICK, learning_rate=rate)
         model = copy.deepcopy(model)
-        run = recovery._Run(model, recovery.Job("t", context.work / "t.pt", "", recovery.Training(**QUICK)))
+        run = Run(model, recovery.Job("t", context.work / "t.pt", "", recovery.Training(**QUICK)))
         recovery._train(run, context, 0)
         model = distill.apply(model, options, context)
     after = _weights(model)
@@ -139,7 +140,7 @@ def test_training_moves_what_is_not_zero_and_nothing_else(data: Any, small: Clas
     context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, sparsify.Options(ratio=0.5, epochs=0), context)
     before = {n: w.clone() for n, w in _weights(sparse).items()}
-    run = recovery._Run(
+    run = Run(
         sparse, recovery.Job("t", tmp_path / "t.pt", "", recovery.Training(learning_rate=0.01, **QUICK))
     )
     recovery._train(run, context, 0)
