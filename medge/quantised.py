@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Layer", "Served", "cause", "forget_biases", "is_of_weights", "keep_biases", "layers", "remove", "serving",
-    "squeezes", "switched_off",
+    "Layer", "Served", "cause", "forget_biases", "is_of_weights", "keep_biases", "layers", "range_parameters", "remove",
+    "serving", "squeezes", "switched_off",
 ]  # fmt: skip
 
 _HOOKS = "__nncf_hooks."
@@ -124,6 +124,11 @@ def keep_biases(model: nn.Module, before: nn.Module) -> None:
 def forget_biases(model: nn.Module) -> None:
     """What is to be trained gets other biases."""
     model.__dict__.pop(_BIASES, None)
+
+
+def range_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are ranges of quantisers."""
+    return frozenset(name for name, _ in model.named_parameters() if name.startswith(_HOOKS))
 
 
 def _float_biases(model: nn.Module, names: Collection[str]) -> list[tuple[Any, torch.Tensor]]:

@@ -65,6 +65,11 @@ def plugin_problems(value: dict[str, Any]) -> list[str]:
             problems += _precision_problems(name, precisions)
     variants = at("compress", "variants")
     for name, chains in variants.items() if isinstance(variants, dict) else ():
+        check(
+            f"compress.variants.{name}.rollback.backend",
+            "backends",
+            at("compress", "variants", name, "rollback", "backend"),
+        )
         chains = chains.get("first_passing") if isinstance(chains, dict) else [chains]
         for chain in chains if isinstance(chains, (list, tuple)) else ():
             for item in map(step_from_shorthand, chain if isinstance(chain, (list, tuple)) else ()):

@@ -88,7 +88,7 @@ class Job:
 
     batch_norms: BatchNorms normalise by the batch and gather new statistics, as channels that went or another network
     need; else they stay as they are. first_epoch: the number of the first epoch where trainings follow each other, so
-    that each sees other images.
+    that each sees other images. frozen: names of parameters that are not trained.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Job:
     batch_norms: bool = False
     first_epoch: int = 0
     learned: Learned | None = None
+    frozen: frozenset[str] = frozenset()
 
 
 def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:

@@ -34,7 +34,7 @@ class Run:
 
         self.device = training_device()
         self.student, self.job = student.to(self.device).eval().requires_grad_(False), job
-        trained = [p for p in student.parameters() if p.is_floating_point()]
+        trained = [p for n, p in student.named_parameters() if p.is_floating_point() and n not in job.frozen]
         for parameter in trained:
             parameter.requires_grad_(True)
         self.zeros = _zeros(student)

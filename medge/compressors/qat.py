@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medge.compressors import ptq
-from medge.compressors._options import part
-from medge.quantised import forget_biases
+from medge.compressors._options import check_choice, part
+from medge.quantised import forget_biases, range_parameters
 from medge.recovery import Job, Training, recover
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ TAKES_QUANTISED = True
 @dataclass(frozen=True)
 class Options:
     """How long and how fast to train (medge.recovery.Training); those from `preset` on are ptq's, from whose result
-    it starts. epochs: 0 gives ptq's model.
+    it starts. epochs: 0 gives ptq's model. ranges: `learned` trains the quantisers' ranges with the weights (Jain et
+    al. 2020, arXiv 1903.08066), `frozen` leaves them as ptq found them.
     """
 
     epochs: int = 2
@@ -40,6 +41,7 @@ class Options:
     features: float = 1.0
     mixup: float = 0.0
     images_per_epoch: int | None = None
+    ranges: str = "learned"
     preset: str = "performance"
     bias_correction: bool = True
     overflow_fix: str = "disable"
@@ -52,6 +54,7 @@ class Options:
     search: int = 0
 
     def __post_init__(self) -> None:
+        check_choice("ranges", self.ranges, ("learned", "frozen"))
         part(self, Training)
         object.__setattr__(self, "ignored", self.initial.ignored)
 
@@ -70,4 +73,6 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     """
     student = copy.deepcopy(model) if ptq.quantisers(model) else ptq.apply(model, options.initial, context)
     forget_biases(student)
-    return recover(student, Job("qat", context.work / "qat.pt", repr(options), part(options, Training)), context)
+    ranges = range_parameters(student) if options.ranges == "frozen" else frozenset()
+    job = Job("qat", context.work / "qat.pt", repr(options), part(options, Training), frozen=ranges)
+    return recover(student, job, context)

@@ -44,13 +44,15 @@ class Rollback(Section):
     trials, minutes: the budget of each chain; about one trial for each part of the network, then a few for each layer
     that goes back. images: validation images of a trial of one part (the gate is tried on all of them). flips: go on
     until no larger share of decisions flips, also where the gate passes; none: half of the gate's limit, once a gate
-    has not passed, for an engine flips others than the model it is made from. `rollback: null` leaves all quantised.
+    has not passed, for an engine flips others than the model it is made from. backend: where the log's cost in latency
+    of each layer in float is measured, here; null measures none. `rollback: null` leaves all quantised.
     """
 
     trials: Annotated[int, Field(ge=1)] = 60
     minutes: Annotated[float, Field(gt=0)] = 10.0
     images: Annotated[int, Field(ge=1)] = 128
     flips: Fraction | None = None
+    backend: str | None = "openvino"
 
 
 class Variant(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import nn
 
 from medge import recovery
 from medge.compressors import Context, ptq, qat
+from medge.compressors._options import part
 from medge.data import dataset
 from medge.errors import RecipeError
 from medge.model import Classifier, create, specify
+from medge.quantised import range_parameters
+from medge.recovery_run import Run
 
 SIZE = 32
 
@@ -80,7 +84,14 @@ def test_nonsense_options_are_refused(options: dict[str, Any], words: str) -> No
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": -1}, {"learning_rate": "fast"}, {"temperature": 0}, {"distillation": 1.1}, {"images_per_epoch": 0}],
+    [
+        {"epochs": -1},
+        {"learning_rate": "fast"},
+        {"temperature": 0},
+        {"distillation": 1.1},
+        {"images_per_epoch": 0},
+        {"ranges": "fixed"},
+    ],
 )
 def test_nonsense_options_of_training_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -130,3 +141,36 @@ def test_the_state_nearest_to_the_float_model_is_kept_even_if_it_is_the_start(
     assert "epoch 0 is kept (the model before training)" in context.log[-1]
     for name, tensor in start.state_dict().items():
         torch.testing.assert_close(kept.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("ranges", ["learned", "frozen"])
+def test_ranges_are_trained_unless_they_are_frozen(
+    ranges: str, data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    options = qat.Options(epochs=1, batch_size=4, images_per_epoch=8, subset_size=2, learning_rate=1e-3, ranges=ranges)
+    context = _context(data, teacher, tmp_path)
+    start = ptq.apply(teacher, options.initial, context)
+    before = {name: tensor.detach().clone() for name, tensor in start.named_parameters()}
+    student = copy.deepcopy(start)
+    job = recovery.Job(
+        "qat", tmp_path / "qat.pt", "", part(options, recovery.Training),
+        frozen=range_parameters(student) if ranges == "frozen" else frozenset(),
+    )  # fmt: skip
+    run = Run(student, job)
+    recovery._train(run, context, 0)  # what training does, whether or not `recover` keeps it
+    moved = {name for name, tensor in student.named_parameters() if not torch.equal(tensor, before[name])}
+    of_ranges = {name for name in range_parameters(student) if before[name].is_floating_point()}
+    assert len(of_ranges) > 50
+    assert moved & of_ranges if ranges == "learned" else not moved & of_ranges
+    assert moved - of_ranges
+
+
+def test_the_option_reaches_the_training(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[recovery.Job] = []
+    monkeypatch.setattr(qat, "recover", lambda student, job, context: (jobs.append(job), student)[1])
+    for ranges in ("learned", "frozen"):
+        qat.apply(teacher, qat.Options(subset_size=2, ranges=ranges), _context(data, teacher, tmp_path))
+    assert not jobs[0].frozen
+    assert len(jobs[1].frozen) > 50

@@ -140,9 +140,7 @@ def test_training_moves_what_is_not_zero_and_nothing_else(data: Any, small: Clas
     context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, sparsify.Options(ratio=0.5, epochs=0), context)
     before = {n: w.clone() for n, w in _weights(sparse).items()}
-    run = Run(
-        sparse, recovery.Job("t", tmp_path / "t.pt", "", recovery.Training(learning_rate=0.01, **QUICK))
-    )
+    run = Run(sparse, recovery.Job("t", tmp_path / "t.pt", "", recovery.Training(learning_rate=0.01, **QUICK)))
     recovery._train(run, context, 0)
     for name, weight in _weights(sparse).items():
         zero = before[name] == 0

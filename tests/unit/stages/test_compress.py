@@ -192,16 +192,18 @@ def test_guilty_layers_go_back_to_float_and_the_exported_graph_has_them_so(
     options: dict[str, Any] = {"subset_size": 8, "overflow_fix": "enable"} | (
         {"epochs": 0} if quantiser == "qat" else {}
     )
+    backend = "openvino" if quantiser == "ptq" else None
     margins = {name: -0.99 for name in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
     value = {
         "calibration": {"images": 8},
-        "variants": {"v": {"first_passing": [[{quantiser: options}]], "rollback": {"trials": 200}}},
+        "variants": {"v": {"first_passing": [[{quantiser: options}]], "rollback": {"trials": 40, "backend": backend}}},
         "gate": {"margins": {**margins, "flips": 0.0}, "bootstrap": 200},
     }
     compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
     kept = variants.load(work / "v")
     assert kept.in_float
-    assert any(line.startswith(f"{kept.in_float[0]} in float: flips") for line in kept.log)
+    (first,) = [line for line in kept.log if line.startswith(f"{kept.in_float[0]} in float: flips")]
+    assert bool(re.search(r"; [+-][0-9.]+ ms \[[+-][0-9.]+, [+-][0-9.]+\] on openvino here\.$", first)) == bool(backend)
     assert any(line.startswith("rollback: ") for line in kept.log)
     assert set(kept.chain[0]["options"].get("ignored", [])) == (set(kept.in_float) if quantiser == "ptq" else set())
     nodes = onnx.load(work / "v" / "model.onnx").graph.node

@@ -1,0 +1,99 @@
+"""A chain of compressors followed and judged: what the compress stage does with each, and a rollback does again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medge import calibration, plugins, predictions, trial
+from medge.compressors import Context
+from medge.predictions import Predictions
+from medge.sections import Step, ValidateSection
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medge.data.dataset import DataSet
+    from medge.model import Classifier
+
+__all__ = ["Bench", "Made", "apply", "figures", "judged", "names", "sentence"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every variant is made from and judged with."""
+
+    data: DataSet
+    teacher: Classifier
+    listed: calibration.CalibrationList
+    gate: ValidateSection
+    seed: int
+    work: Path
+
+    @cached_property
+    def reference(self) -> Predictions:
+        """The float model's outputs on validation images."""
+        return predictions.read(self.work / "float" / "validation.csv")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a chain led to, and the gate's figures on validation images."""
+
+    model: nn.Module
+    table: Predictions
+    figures: dict[str, Any]
+    steps: list[dict[str, Any]]
+    in_float: tuple[str, ...] = ()
+
+
+def apply(bench: Bench, chain: Sequence[Step], works: Sequence[Path], log: list[str]) -> nn.Module:
+    """The model after every step of a chain; each step has a folder for its checkpoints."""
+    import torch
+
+    current: nn.Module = bench.teacher
+    for step, work in zip(chain, works, strict=True):
+        compressor = plugins.load("compressors", step.compressor)
+        work.mkdir(parents=True, exist_ok=True)
+        context = Context(bench.data, bench.listed.indices, bench.teacher, bench.seed, work, log)
+        torch.manual_seed(bench.seed)
+        current = compressor.apply(current, compressor.Options(**step.options), context)
+    return current
+
+
+def judged(bench: Bench, name: str, chain: Sequence[Step], model: nn.Module) -> Made:
+    table = outputs(bench, model, name)
+    return Made(model, table, figures(bench, table), [step.model_dump(mode="json") for step in chain])
+
+
+def figures(bench: Bench, table: Predictions) -> dict[str, Any]:
+    """The gate's figures of a table of validation images."""
+    reference = bench.reference
+    return trial.summary(trial.judge(reference, table, reference, table, section=bench.gate, seed=bench.seed))
+
+
+def outputs(bench: Bench, model: nn.Module, name: str) -> Predictions:
+    from medge.model import predict
+
+    rows = bench.data.indices("validation")
+    return bench.data.predictions(rows, predict(model, bench.data, rows, description=f"{name} validation"))
+
+
+def names(chain: Sequence[Step]) -> str:
+    return ", ".join(step.compressor for step in chain)
+
+
+def sentence(figures: dict[str, Any]) -> str:
+    """The gate's verdict in words, with the figures that decide most often."""
+    flips, auc = figures["flips"], figures.get("auc")
+    parts = [f"{flips['count']} decisions flipped ({flips['rate']:.2%})"]
+    if auc is not None:
+        parts.append(f"AUC {auc['difference']:+.4f}")
+    others = [
+        key for key, item in figures.items() if isinstance(item, dict) and item.get("verdict") not in ("pass", None)
+    ]
+    held = f"; not met: {', '.join(others)}" if others else ""
+    return f"on validation images: {figures['verdict']}; {', '.join(parts)}{held}."
