@@ -45,7 +45,7 @@ def run(lab: Lab, database: Path) -> Found:
         raise MissingError(f"The search measures on {lab.section.backend}: {lack}", fix="Set compress.search.backend.")
     usable = [p for p in ("float32", "bfloat16", "float16") if p in backend.PRECISIONS and backend.missing(p) is None]
     layers = first_layers(lab.teacher)
-    coordinates = space(lab.section, usable)
+    coordinates = space(lab.section, usable, lab.teacher)
     outcomes = explore(
         coordinates,
         lambda point: candidate_of(point, lab.section, layers),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medge import plugins
 from medge.backends import QUANTISED
+from medge.quantised import squeezes
 from medge.records import sha256_of_json
 from medge.sections import SearchSection, Step
 
@@ -25,7 +26,9 @@ FIRST: tuple[Point, ...] = (
     {"quantiser": "none", "precision": "bfloat16"},
     {"quantiser": "ptq", "in_float": 1},
     {"quantiser": "ptq", "in_float": 2},
+    {"quantiser": "ptq", "se_in_float": True},
     {"prune": 0.5, "quantiser": "ptq"},
+    {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
     {"prune": 0.5, "quantiser": "qat", "in_float": 1},
 )
 
@@ -49,39 +52,50 @@ class Candidate:
         parts = [f"{s.compressor} {s.options.get(said.get(s.compressor, ''), '')}".strip() for s in self.chain]
         floats = next((len(s.options["ignored"]) for s in self.chain if s.options.get("ignored")), 0)
         kept = f", first {floats} in float" if floats else ""
+        kept += ", squeezes in float" if any(s.options.get("se_in_float") for s in self.chain) else ""
         return f"{', '.join(parts) or 'float'} ({self.precision}{kept})"
 
 
-def space(section: SearchSection, precisions: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """The values of each coordinate, the plainest first. Those that another makes meaningless are ignored."""
+def space(section: SearchSection, precisions: Sequence[str], model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """The values of each coordinate, the plainest first, as far as they make a difference to this model. Those that
+    another coordinate makes meaningless are ignored."""
+    import torch
+
+    has_silu = any(isinstance(layer, torch.nn.SiLU) for layer in model.modules())
     return {
         "prune": (0.0, *section.ratios),
         "prune_epochs": section.epochs,
         "distill_epochs": (0, *section.epochs) if section.distill else (0,),
+        "activation": ("as it is", "hardswish", "relu6") if has_silu else ("as it is",),
         "quantiser": ("none", "ptq", "qat"),
         "preset": ("performance", "mixed"),
+        "range_estimator": ("default", "mean_quantile"),
         "in_float": (0, 1, 2),
+        "se_in_float": (False, True) if squeezes(model) else (False,),
         "qat_epochs": section.epochs,
+        "ranges": ("learned", "frozen"),
+        "mixup": (0.0, 0.3),
         "precision": tuple(precisions),
     }
 
 
 def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) -> Candidate:
     """The candidate at a point. Two points with the same candidate differ in what does not matter."""
+    shared = {"images_per_epoch": section.images_per_epoch, "mixup": point["mixup"]}
     chain: list[Step] = []
     if point["prune"] > 0:
-        options = {"ratio": point["prune"], "epochs": point["prune_epochs"]}
-        chain.append(_step("prune", {**options, "images_per_epoch": section.images_per_epoch}))
+        chain.append(_step("prune", {"ratio": point["prune"], "epochs": point["prune_epochs"], **shared}))
     if point["distill_epochs"] > 0:
-        options = {"epochs": point["distill_epochs"], "images_per_epoch": section.images_per_epoch}
-        chain.append(_step("distill", options))
+        chain.append(_step("distill", {"epochs": point["distill_epochs"], **shared}))
     if point["quantiser"] == "none":
         return Candidate(tuple(chain), point["precision"])
-    ranges = {"preset": point["preset"], "ignored": list(layers[: point["in_float"]])}
+    if point["activation"] != "as it is":
+        chain.append(_step("friendly", {"activation": point["activation"], "epochs": point["qat_epochs"], **shared}))
+    kept = {"ignored": list(layers[: point["in_float"]]), "se_in_float": point["se_in_float"]}
+    ranges = {"preset": point["preset"], "range_estimator": point["range_estimator"], **kept}
     chain.append(_step("ptq", ranges))  # qat begins with it: so its loss is known before anything is trained
     if point["quantiser"] == "qat":
-        options = {"epochs": point["qat_epochs"], "images_per_epoch": section.images_per_epoch}
-        chain.append(_step("qat", {**options, **ranges}))
+        chain.append(_step("qat", {"epochs": point["qat_epochs"], "ranges": point["ranges"], **shared, **ranges}))
     return Candidate(tuple(chain), QUANTISED)
 
 
@@ -90,7 +104,7 @@ def untrained(candidate: Candidate) -> Candidate:
     short: list[Step] = []
     for step in candidate.chain:
         names = _option_names(step.compressor)
-        if step.compressor not in ("distill", "qat"):
+        if step.compressor not in ("distill", "qat"):  # friendly keeps its other activations
             options = {**step.options, **({"epochs": 0} if "epochs" in names else {})}
             short.append(_step(step.compressor, options))
     return Candidate(tuple(short), candidate.precision)

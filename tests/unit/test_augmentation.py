@@ -66,7 +66,7 @@ def test_flips_are_about_the_axis_they_name(data: DataSet, flip: float, vertical
     assert torch.equal(plain.flip(axis + 1), batches(data, section)[0][0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(degrees=st.floats(-45, 45), zoom=st.floats(0.6, 1.6))
 def test_rotation_and_zoom_are_those_of_torchvision(degrees: float, zoom: float) -> None:
     torchvision_ops.define_missing()

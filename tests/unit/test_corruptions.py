@@ -72,7 +72,7 @@ def test_real_chest_x_rays_get_worse_with_each_severity(kind: str, shared: Path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(image=SMALL, severity=st.sampled_from(SEVERITIES), seed=st.integers(0, 2**32))
 def test_any_image_keeps_shape_and_type_and_gives_the_same_bytes_again(
     kind: str, image: NDArray[np.uint8], severity: int, seed: int
@@ -87,7 +87,7 @@ def test_any_image_keeps_shape_and_type_and_gives_the_same_bytes_again(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(image=SMALL, severity=st.sampled_from(SEVERITIES))
 def test_a_grey_image_stays_grey(kind: str, image: NDArray[np.uint8], severity: int) -> None:
     grey = np.repeat(image[:, :, :1], 3, axis=2)

@@ -23,7 +23,7 @@ def _range(
     return low, scale - low, level_high - level_low + 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     channels=st.sampled_from([1, 3]),
     axis=st.sampled_from([0, 1]),

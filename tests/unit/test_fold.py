@@ -33,7 +33,7 @@ def _norms(model: nn.Module) -> int:
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     groups=st.sampled_from([1, 2, 4]),
     per_group=st.integers(1, 3),
@@ -55,7 +55,7 @@ def test_a_folded_convolution_computes_the_same_to_rounding(
     torch.testing.assert_close(folded.double()(images.double()), model.double()(images.double()), rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(1, 9), bias=st.booleans(), dropout=st.booleans(), seed=st.integers(0, 2**31))
 def test_a_batch_norm_before_a_linear_layer_is_folded_into_it(width: int, bias: bool, dropout: bool, seed: int) -> None:
     torch.manual_seed(seed)

@@ -40,7 +40,7 @@ def _run(model: Any, x: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)),
     axis=st.integers(0, 2),

@@ -30,7 +30,7 @@ ORT, TENSORRT = ort_backend.QUANT, tensorrt_backend.QUANT
 each_net = given(
     blocks=st.lists(st.sampled_from(nets.BLOCKS), max_size=5), signed=st.booleans(), seed=st.integers(0, 10_000)
 )
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from medge import chains, commands, search, search_report
 from medge.errors import MissingError, RecipeError
+from medge.model import create, specify
 from medge.recipe import parse, with_settings
 from medge.records import read_json
 from medge.search_space import FIRST, Candidate, candidate_of, first_layers, space, untrained
@@ -26,7 +27,8 @@ from medge.sections import SearchSection, Step, ValidateSection
 from medge.statistics.latency import Ratio
 
 SECTION = SearchSection(epochs=(1, 2), trials=12)
-SPACE = space(SECTION, ("float32", "bfloat16"))
+MODEL = create(specify("efficientnet_b0", classes=2, head="plain", dropout=0.0, size=32))  # with SiLU and squeezes
+SPACE = space(SECTION, ("float32", "bfloat16"), MODEL)
 POINTS = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in SPACE.items()})
 
 
@@ -59,13 +61,25 @@ def test_every_point_is_a_chain_that_can_be_followed_and_a_recipe_takes(point: A
     assert short.precision == candidate.precision
     assert all(s.options.get("epochs", 0) == 0 for s in short.chain)
     assert not {"qat", "distill"} & {s.compressor for s in short.chain}
+    assert ("friendly" in {s.compressor for s in short.chain}) == (
+        "friendly" in {s.compressor for s in candidate.chain}
+    )
 
 
 @given(POINTS)
 def test_what_does_not_matter_makes_no_other_candidate(point: Any) -> None:
-    plain = {**point, "prune": 0.0, "quantiser": "ptq"}
-    assert _candidate(plain) == _candidate({**plain, "prune_epochs": 2, "qat_epochs": 1, "precision": "bfloat16"})
+    plain = {**point, "prune": 0.0, "distill_epochs": 0, "activation": "as it is", "quantiser": "ptq"}
+    assert _candidate(plain) == _candidate(
+        {**plain, "prune_epochs": 2, "qat_epochs": 1, "mixup": 0.3, "precision": "bfloat16"}
+    )
     assert _candidate(plain).key == _candidate(dict(plain)).key
+
+
+def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
+    lite = create(specify("tf_efficientnet_lite0", classes=2, head="plain", dropout=0.0, size=32))
+    found = space(SECTION, ("float32",), lite)
+    assert (found["activation"], found["se_in_float"]) == (("as it is",), (False,))
+    assert (SPACE["activation"], SPACE["se_in_float"]) == (("as it is", "hardswish", "relu6"), (False, True))
 
 
 def test_the_first_points_lie_in_the_space() -> None:
@@ -73,8 +87,6 @@ def test_the_first_points_lie_in_the_space() -> None:
 
 
 def test_first_layers_are_the_stem_and_a_block_that_is_not_most_of_the_model() -> None:
-    from medge.model import create, specify
-
     found = {
         name: first_layers(create(specify(name, classes=2, head="plain", dropout=0.0, size=64)))
         for name in ("tf_efficientnet_lite0", "resnet18", "vgg16_bn")

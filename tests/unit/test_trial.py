@@ -91,7 +91,7 @@ def test_a_shifted_engine_loses_sensitivity_at_the_carried_threshold_and_regains
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_rows_changes_nothing(seed):
     rng = np.random.default_rng(seed)

@@ -57,7 +57,7 @@ def test_widths_become_multiples_of_eight_or_stay(
         assert len(pruned.kept) == pruned.dimensions
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     ratio=st.floats(0.05, 0.95),
     round_to=st.sampled_from([1, 4, 8, 16]),

@@ -98,7 +98,7 @@ def test_learned_masks_come_nearer_to_the_ratio_with_each_epoch_and_the_last_is_
     assert sorted(sparse.state_dict()) == sorted(small.state_dict())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from([(), (1, 1), (3, 3)]), st.integers(0, 999))
 def test_the_mask_keeps_the_two_largest_of_each_four_inputs(
     outputs: int, fours: int, kernel: tuple[int, ...], seed: int
@@ -113,7 +113,7 @@ def test_the_mask_keeps_the_two_largest_of_each_four_inputs(
     assert bool((least_kept >= grouped.masked_fill(kept, 0).amax(-1)).all())
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(rate=st.sampled_from([1e-5, 1e-3, 1e-2]), seed=st.integers(0, 9), quantised=st.booleans())
 def test_the_pattern_survives_recovery_whatever_the_rate(
     rate: float, seed: int, quantised: bool, data: Any, lite: Classifier, tmp_path_factory: pytest.TempPathFactory

@@ -35,7 +35,7 @@ def sides_of(data: Set, seed: int) -> NDArray[np.str_]:
     return split_groups(labels, groups, names=list("abcd"[:classes]), shares=SHARES, seed=seed)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sets(), st.integers(0, 3))
 def test_groups_are_whole_classes_everywhere_and_shares_near(data: Set, seed: int) -> None:
     labels, groups, classes = data
@@ -121,7 +121,7 @@ def test_names_of_sides_are_understood_and_others_refused() -> None:
         canonical_sides(["train", "test"])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(sets(), st.integers(1, 200))
 def test_a_subset_keeps_groups_whole_and_is_never_larger_than_asked(data: Set, images: int) -> None:
     labels, groups, _ = data

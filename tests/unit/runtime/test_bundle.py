@@ -148,7 +148,7 @@ def test_an_operating_point_that_cannot_decide_is_refused(folder: Path, point: d
         bundles.load(folder)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     key=st.sampled_from(["schema", "engines", "preprocess", "labels", "operating_point", "threads", "files"]),
     value=st.recursive(

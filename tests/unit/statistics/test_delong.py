@@ -89,7 +89,7 @@ def test_fewer_than_two_images_of_a_class_are_refused(positives):
         paired_auc(scores, scores, np.arange(10) < positives)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_swapping_labels_and_signs_changes_nothing(seed):
     first, second, positive = tables(np.random.default_rng(seed))

@@ -61,7 +61,7 @@ def test_one_class_has_no_threshold():
         fit(parse("youden"), SCORES, np.ones(6, dtype=bool))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["youden", "sensitivity>=0.9", "specificity>=0.8"]))
 def test_rules_keep_their_promise_whatever_the_order_of_rows(seed, text):
     rng = np.random.default_rng(seed)
