@@ -14,6 +14,7 @@ from medge import float_costs, plugins, quantised, rollback, trial
 from medge.chain_trial import Bench, Made, apply, figures, judged, names, sentence
 from medge.quick_latency import QuickBench
 from medge.records import sha256_of_file, sha256_of_json
+from medge.rollback_trials import Asked
 from medge.sections import Rollback, Step
 
 __all__ = ["mended"]
@@ -67,7 +68,7 @@ def _with_latency(found: rollback.Found, bench: Bench, made: Made, section: Roll
     return [*layers, *found.log[count:]]
 
 
-def _asked(bench: Bench, name: str, chain: Sequence[Step], made: Made, best: str) -> rollback.Asked:
+def _asked(bench: Bench, name: str, chain: Sequence[Step], made: Made, best: str) -> Asked:
     rows = bench.data.indices("validation")
     by_image = dict(zip(bench.reference.sha256, bench.reference.logits, strict=True))
 
@@ -79,6 +80,6 @@ def _asked(bench: Bench, name: str, chain: Sequence[Step], made: Made, best: str
         "teacher": sha256_of_file(bench.work / "float" / "model.onnx"), "gate": bench.gate.model_dump(mode="json"),
     }  # fmt: skip
     aim = np.stack([by_image[bench.data.sha256s[k]] for k in rows.tolist()])
-    return rollback.Asked(
+    return Asked(
         made.model, bench.data, rows, aim, gate, made.table.logits, made.figures, best, bench.seed, sha256_of_json(key)
     )

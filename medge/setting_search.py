@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medge.records import read_json, write_json
-from medge.rollback import divergence
+from medge.rollback_trials import divergence
 
 if TYPE_CHECKING:
     from torch import nn

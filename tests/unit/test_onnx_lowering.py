@@ -81,8 +81,9 @@ def test_onnx_runtime_gets_the_same_function_but_for_rounding(
         assert distance(expected[1], uint8[1]) < 0.03
     else:
         assert distance(expected[1], uint8[1]) < 1e-6
-    # Pairs added at outputs that had none round once more to 8 bits; in nets this small that is a few percent.
-    assert distance(expected[1], nets.run_plainly(lowered(source, ORT), pictures)[1]) < 0.1
+    # Pairs added at outputs that had none round once more to 8 bits; in nets this small that is some percent (of 250
+    # drawn at random 5.5 at most; 10.4 is the most ever seen).
+    assert distance(expected[1], nets.run_plainly(lowered(source, ORT), pictures)[1]) < 0.2
 
 
 @quick

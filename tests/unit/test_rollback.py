@@ -17,6 +17,7 @@ from medge import quantised, rollback
 from medge.compressors import ptq
 from medge.data import dataset
 from medge.model import predict
+from medge.rollback_trials import Asked
 from medge.sections import Rollback
 from tests.tiny_data import data_stage
 
@@ -73,7 +74,7 @@ def _error(net: nn.Module, model: nn.Module, data: dataset.DataSet) -> float:
     return float(np.abs(predict(model, data, rows, description="") - predict(net, data, rows, description="")).mean())
 
 
-def _asked(net: nn.Module, model: nn.Module, data: dataset.DataSet, *, near: float = 0.05) -> rollback.Asked:
+def _asked(net: nn.Module, model: nn.Module, data: dataset.DataSet, *, near: float = 0.05) -> Asked:
     """The gate here is passed where the logits' mean error is below `near`."""
     rows = data.indices("validation")
     aim = predict(net, data, rows, description="").astype(np.float64)
@@ -85,7 +86,7 @@ def _asked(net: nn.Module, model: nn.Module, data: dataset.DataSet, *, near: flo
         return {"verdict": "pass" if passes else "fail", "flips": {"rate": flips, "limit": 1.0}}
 
     logits = predict(model, data, rows, description="").astype(np.float64)
-    return rollback.Asked(model, data, rows, aim, gate, logits, gate(logits), "pass", 0, "key")
+    return Asked(model, data, rows, aim, gate, logits, gate(logits), "pass", 0, "key")
 
 
 def test_the_layers_are_found_with_the_quantisers_that_serve_them(data: dataset.DataSet) -> None:
