@@ -136,12 +136,12 @@ def validate(
     json: Json = False,
 ) -> None:
     """Judge every engine, on its own outputs, against the float model."""
-    from medge import commands
+    from medge import commands, trial_commands
 
     if predictions is None and fitted_on is None:
         _continue("validate", name, settings, json, commands)
     else:
-        finish(commands.judge_tables(predictions, fitted_on, settings or [], name=name), json)
+        finish(trial_commands.judge_tables(predictions, fitted_on, settings or [], name=name), json)
 
 
 app.command()(profile)
