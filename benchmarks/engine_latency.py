@@ -33,6 +33,7 @@ from medge.onnx_lowering import lower
 from medge.records import Engine, Preprocess, file_record, write_json
 from medge.runtime.preprocess import prepare
 from medge.sections import ProfileSection
+from medge.stages.profile import AA_TOLERANCE
 from medge.statistics.latency import paired_ratio
 
 RESULT = Path(__file__).parent / "results" / "engine_latency.json"
@@ -188,7 +189,7 @@ def build(graphs: Path, folder: Path) -> list[tuple[Engine, Path]]:
 
 def summary(measured: Interleaved) -> dict[str, Any]:
     control = paired(measured, CONTROL, measured.reference or "")
-    stable = abs(control["ratio"] - 1) <= 0.02
+    stable = control["lower"] >= 1 - AA_TOLERANCE and control["upper"] <= 1 + AA_TOLERANCE
     medians = {name: round(float(np.median(one.all_ns())) / 1e6, 3) for name, one in measured.series.items()}
     return {
         "rounds": measured.rounds,

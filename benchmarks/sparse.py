@@ -67,9 +67,13 @@ def _recipe(source: Path, chosen: argparse.Namespace) -> Any:
         "unstructured": {"sparsify": {"ratio": chosen.ratio, **training}},
         "two-of-four": {"sparsify": {"pattern": "2:4", **training}},
     }
-    value["compress"]["variants"] = {"int8": ["ptq"]}
+    chains: dict[str, list[Any]] = {"int8": ["ptq"]}
     for name, step in steps.items():
-        value["compress"]["variants"] |= {name: [step], f"{name}-int8": [step, "ptq"]}
+        chains |= {name: [step], f"{name}-int8": [step, "ptq"]}
+    # No layer goes back to float: the dense engine and the sparse ones are to differ in their zeros alone.
+    value["compress"]["variants"] = {
+        name: {"first_passing": [chain], "rollback": None} for name, chain in chains.items()
+    }
     value["compile"] = {"backends": {name: ["float32"] for name in BACKENDS}}
     return parse(value, origin="benchmarks/sparse.py")
 

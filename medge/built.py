@@ -13,11 +13,10 @@ from typing import Any
 
 from medge import engines, predictions, receipts
 from medge.errors import DataError, IntegrityError
-from medge.predictions import Predictions
+from medge.predictions import FLOAT, Predictions, table_path
 from medge.receipts import Receipt
 from medge.records import Engine, read_json, sha256_of_file, to_json
 from medge.sections import ValidateSection
-from medge.stages.validate import FLOAT, table_path
 from medge.trial import judge
 from medge.workspace import Inputs
 

@@ -65,7 +65,7 @@ def apply(bench: Bench, chain: Sequence[Step], works: Sequence[Path], log: list[
 
 
 def judged(bench: Bench, name: str, chain: Sequence[Step], model: nn.Module) -> Made:
-    table = outputs(bench, model, name)
+    table = _outputs(bench, model, name)
     return Made(model, table, figures(bench, table), [step.model_dump(mode="json") for step in chain])
 
 
@@ -75,7 +75,7 @@ def figures(bench: Bench, table: Predictions) -> dict[str, Any]:
     return trial.summary(trial.judge(reference, table, reference, table, section=bench.gate, seed=bench.seed))
 
 
-def outputs(bench: Bench, model: nn.Module, name: str) -> Predictions:
+def _outputs(bench: Bench, model: nn.Module, name: str) -> Predictions:
     from medge.model import predict
 
     rows = bench.data.indices("validation")

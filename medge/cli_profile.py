@@ -30,17 +30,21 @@ def profile(
     ] = None,
     cache: Annotated[
         bool | None,
-        typer.Option("--cache/--no-cache", help="Engines may stay on the device (as at first), or nothing; kept."),
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep engines there for the next job (the default), or nothing.",
+        ),
     ] = None,
     scenario: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="steady (always), sporadic, cold, soak or sweep; may be repeated."),
     ] = None,
     batch_size: Annotated[
-        list[str] | None, typer.Option(metavar="N", help="Sweep: so many images at once; may be repeated.")
+        list[str] | None, typer.Option(metavar="N", help="Sweep over these batch sizes, e.g. 1,4,8; may be repeated.")
     ] = None,
     threads: Annotated[
-        list[str] | None, typer.Option(metavar="N", help="Sweep: so many threads; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="N", help="Sweep over these thread counts, e.g. 1,2; may be repeated."),
     ] = None,
     power_mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="Measure in this power mode, then put back the old one.")
@@ -57,12 +61,13 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure the latency of all engines in interleaved blocks, here or on another machine."""
-    from medge import commands, measured, profile_commands
+    from medge import commands, profile_commands, profile_options
 
-    profile_commands.refuse_unclear(device, export=export, import_=import_)
-    changes = profile_commands.settings_of(device, data_on_device, cache=cache)
-    changes += measured.profile_settings(
-        device=None,
+    profile_options.refuse_unclear(device, export=export, import_=import_)
+    changes = profile_options.settings_of(
+        devices=device,
+        data_on_device=data_on_device,
+        cache=cache,
         scenarios=scenario,
         power_mode=power_mode,
         lock_clocks=lock_clocks,
@@ -71,14 +76,14 @@ def profile(
         threads=threads,
     )
     folder, recipe = commands.start(None, name, settings or [], options=changes)
-    _, kept = commands.start(None, name, settings or [], options=measured.lasting(changes))
+    _, kept = commands.start(None, name, settings or [], options=profile_options.lasting(changes))
     if import_ is None:
-        measured.tell_of_power(recipe.profile, kept.profile)
+        profile_options.tell_of_power(recipe.profile, kept.profile)
     if export is not None:
         finish(profile_commands.export_job(folder, recipe, export), json)
     elif import_ is not None:
         finish(profile_commands.import_result(folder, name, import_, settings or []), json)
-    elif profile_commands.is_fleet(device):
+    elif profile_options.is_fleet(device):
         finish(profile_commands.measure_fleet(folder, recipe, device or []), json)
     else:
         finish(commands.run_stages(folder, recipe, ("profile",), kept=kept), json)

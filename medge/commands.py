@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from medge import console, device_book, measured, pipeline, workspace
+from medge import console, device_book, pipeline, profile_options, workspace
 from medge.errors import DataError, RecipeError
 from medge.recipe import Recipe, load, parse, with_settings
 from medge.records import NOTICE
@@ -35,7 +35,7 @@ class Outcome:
 def run_recipe(path: Path, settings: Sequence[str], *, name: str | None) -> Outcome:
     """Every stage of a recipe in `runs/<name>`, the recipe's name if None."""
     recipe = load(path, settings)
-    measured.tell_of_power(recipe.profile)
+    profile_options.tell_of_power(recipe.profile)
     return run_stages(workspace.run_folder(_checked(name or recipe.name)), recipe, workspace.STAGES, origin=path)
 
 
@@ -225,9 +225,6 @@ def _python() -> str:
 
 
 def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page: Path, bundle: Path | None) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from medge import report
 
     if "profile" in done and set(done) <= {"data", "compile", "profile"}:
@@ -236,14 +233,10 @@ def _show_run(folder: Path, done: Mapping[str, Stage], verdict: str | None, page
         show_latencies(folder)
     rows = report.verdict_table(folder) if {"validate", "select"} & set(done) else []
     if rows:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for column in rows[0]:
-            words = column in ("engine", "verdict")
-            table.add_column(column, justify="left" if words else "right", no_wrap=column != "engine", overflow="fold")
-        for row in rows:
-            table.add_row(*row.values())
+        whole = [column for column in rows[0] if column != "engine"]
+        cells = [list(row.values()) for row in rows]
         console.stderr.print(f"{folder.name}: engines against the float model, on test images")
-        console.stderr.print(table)
+        console.stderr.print(console.table(list(rows[0]), cells, left=("engine", "verdict"), whole=whole))
     sentence = done["select"].values.get("sentence") if "select" in done else None
     if sentence:
         console.say(f"[bold]{sentence}[/bold]")

@@ -110,16 +110,9 @@ def _images(split: str, a: Predictions, b: Predictions, *, names: tuple[str, str
 
 def show(document: Mapping[str, Any]) -> None:
     """The runs as a table on stderr, then a line for each comparison and its checks."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("run", "engine", "verdict", "AUC", "sens.", "spec.", "flips", "p50 ms", "MB"):
-        words = column in ("run", "engine", "verdict")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
-    for row in document["runs"]:
-        table.add_row(*_cells(row))
-    console.stderr.print(table)
+    words = ("run", "engine", "verdict")
+    columns = (*words, "AUC", "sens.", "spec.", "flips", "p50 ms", "MB")
+    console.stderr.print(console.table(columns, [_cells(row) for row in document["runs"]], left=words))
     console.stderr.print("AUC with its 95 % interval, each on its own run's test images.")
     for one in document["comparisons"]:
         console.stderr.print(_sentence(one), markup=False, soft_wrap=True)

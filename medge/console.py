@@ -4,14 +4,16 @@ the tables of `devices list`, `devices doctor` and `profile`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-__all__ = ["Advance", "progress", "say", "stderr", "stdout", "warn"]
+__all__ = ["Advance", "progress", "say", "stderr", "stdout", "table", "warn"]
 
 stderr, stdout = Console(stderr=True, highlight=False), Console(highlight=False)
 for _console in (stderr, stdout):
@@ -34,6 +36,25 @@ def warn(text: str) -> None:
     """A warning on stderr; the text is not read as markup."""
     stderr.print("warning: ", style="yellow", end="")
     stderr.print(text, markup=False)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]] = (),
+    *,
+    left: Collection[str] = (),
+    whole: Collection[str] = (),
+    title: str | None = None,
+) -> Table:
+    """A table as medge draws them all: columns in `left` hold words, the others numbers; those in `whole` are never
+    broken. Cells are Rich markup."""
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in left else "right"
+        made.add_column(column, justify=justify, no_wrap=column in whole, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from typing import Any
 import medge
 from medge import errors
 from medge.device_book import Device, again
-from medge.devices._kind import looks_like, mismatch
+from medge.devices._kind import looks_like, refuse_other
 from medge.errors import MedgeError, MissingError, ToolError
 from medge.job.supervisor import FOLDER
-from medge.link import Link, LinkCut
+from medge.link import Link
+from medge.link_errors import LinkCut
 
 __all__ = ["Agent", "connected", "error_of", "refuse_other_kind"]
 
@@ -77,18 +78,20 @@ class Agent:
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         """Of the last request: one that was interrupted (Ctrl-C) may have left its own answer on the way."""
-        line = self._link.read_line(seconds=seconds)
-        if not line.endswith(b"\n"):
-            raise LinkCut(
-                f"The link to {self._device.name} ended in the middle of an answer.", fix="Repeat the command."
-            )
-        try:
-            answer: dict[str, Any] = json.loads(line)
-            failed, number = answer.get("error"), answer.pop("number", self._asked)
-        except (ValueError, AttributeError):
-            raise _garbage(self._device, line) from None
-        if number < self._asked:
-            return self._answer(seconds)
+        while True:
+            line = self._link.read_line(seconds=seconds)
+            if not line.endswith(b"\n"):
+                raise LinkCut(
+                    f"The link to {self._device.name} ended in the middle of an answer.", fix="Repeat the command."
+                )
+            try:
+                answer: dict[str, Any] = json.loads(line)
+                failed, number, follows = answer.get("error"), answer.pop("number"), answer.pop("follows")
+            except (ValueError, AttributeError, KeyError):
+                raise _garbage(self._device, line) from None
+            if number >= self._asked:
+                break
+            self._link.read(follows, seconds=seconds)
         if failed is not None:
             if answer.get("kind") == "Gone":
                 raise LinkCut(str(failed), fix="Repeat the command.")
@@ -156,9 +159,7 @@ def connected(device: Device) -> Iterator[Agent]:
 def refuse_other_kind(agent: Agent, device: Device) -> None:
     """Raises MissingError, as the doctor says it, for a machine that is not of the kind in the book."""
     looks = looks_like(agent.output)
-    wrong = mismatch(device.kind, looks)
-    if wrong is not None:
-        raise MissingError(f"{device.name}: {wrong}.", fix=again(device, kind=looks))
+    refuse_other(device.name, device.kind, looks, fix=again(device, kind=looks))
 
 
 def error_of(record: Mapping[str, Any], device: Device) -> MedgeError:

@@ -166,10 +166,10 @@ def remove(name: str) -> Device:
     return gone[0]
 
 
-def add_command(device: Device, **changes: str | None) -> str:
+def add_command(device: Device, **changes: Any) -> str:
     """The command that records this device, with all that is recorded of it; `changes` in place of its fields. A host
     that is empty has no network."""
-    wanted = Device(**{**device.__dict__, **changes})
+    wanted = replace(device, **changes)
     words = ["medge", "devices", "add", wanted.name, wanted.url if wanted.host else "--offline", "--kind", wanted.kind]
     python = wanted.python if wanted.python != Device.python else None
     for option, value in (("identity", wanted.identity), ("folder", wanted.folder), ("python", python)):
@@ -177,7 +177,7 @@ def add_command(device: Device, **changes: str | None) -> str:
     return shlex.join(words)
 
 
-def again(device: Device, **changes: str | None) -> str:
+def again(device: Device, **changes: Any) -> str:
     """The commands that record a device otherwise: where the book has one of that name, it must go first."""
     command = add_command(device, **changes)
     known = device.name in {one.name for one in devices()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def remove(name: str) -> Outcome:
 
 
 def clean(name: str) -> Outcome:
-    """Removes the folder of kept engines on a device; refused while a job runs there."""
+    """Removes what medge keeps on a device, and its folder where nothing else is in it. Refused while a job runs."""
     device = _elsewhere(name, "clean")
     from medge.conversation import connected
 
@@ -111,7 +112,7 @@ def _refuse_unclear(device: Device, url: str | None, *, offline: bool) -> None:
     """Raises RecipeError for a device with neither an address nor --offline, or with both."""
     address = url or "ssh://user@host"
     host, port, user = device_book.parse_url(address)
-    networked = device_book.add_command(Device(**{**device.__dict__, "host": host, "port": port, "user": user}))
+    networked = device_book.add_command(replace(device, host=host, port=port, user=user))
     without = device_book.add_command(device, host="")
     if offline and url is not None:
         raise RecipeError(
@@ -169,7 +170,7 @@ def _identity(path: str | None) -> str | None:
 def _public(device: Device) -> dict[str, Any]:
     known = local.facts() if device.name == device_book.LOCAL.name else device.facts or {}
     url = device.url if device.host and device.kind != "local" else None
-    return {**device.__dict__, "url": url, "facts": known.get("board") or known.get("cpu")}
+    return {**asdict(device), "url": url, "facts": known.get("board") or known.get("cpu")}
 
 
 def _shown(device: Device, text: str, **more: str) -> Outcome:
@@ -178,13 +179,9 @@ def _shown(device: Device, text: str, **more: str) -> Outcome:
 
 
 def _show_table(known: list[Device]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("name", "kind", "address", "hardware when last seen"):
-        table.add_column(column, overflow="fold")
+    columns = ("name", "kind", "address", "hardware when last seen")
+    rows = []
     for device in known:
         address = "this machine" if device.kind == "local" else device.url if device.host else "no network"
-        table.add_row(device.name, device.kind, address, _public(device)["facts"] or "-")
-    console.stdout.print(table)
+        rows.append((device.name, device.kind, address, _public(device)["facts"] or "-"))
+    console.stdout.print(console.table(columns, rows, left=columns))

@@ -37,7 +37,7 @@ def scored(
     for name, rows in score["logits"].items():
         by_split = tables(spec, score, np.asarray(rows, dtype=np.float64), inputs)
         for split, table in by_split.items():
-            path = work / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
+            path = predictions.table_path(work, name, split)
             predictions.write(path, table)
             answers.setdefault(name, {})[split] = sha256_of_file(path)
             found[name] = {

@@ -33,25 +33,24 @@ def examine(device: Device) -> list[Check]:
     is goes into the book."""
     try:
         with connected(device) as agent:
-            checks = [Check("link", True, device.url), *_examine(agent, device)]
-            remember(device, plugins.load("devices", device.kind).facts(agent.output))
-            return checks
+            return [Check("link", True, device.url), *_examine(agent, device)]
     except MedgeError as error:
         return [Check("link", False, error.message, error.fix)]
 
 
 def _examine(agent: Agent, device: Device) -> list[Check]:
     hello = agent.hello
-    checks = [Check("python", True, f"{hello['python']} ({hello['executable']})")]
-    checks += [
+    kind = _kind(agent, device)
+    return [
+        Check("python", True, f"{hello['python']} ({hello['executable']})"),
         _package(agent, device, "numpy", "numpy"),
         _package(agent, device, "PIL", "Pillow"),
         _engines(agent, device),
         *_space(agent, device),
         _clock(hello["time"]),
-        _kind(agent, device),
+        kind,
+        *(_facts(agent, device) if kind.ok else []),
     ]
-    return checks
 
 
 def _package(agent: Agent, device: Device, module: str, name: str) -> Check:
@@ -98,7 +97,7 @@ def _space(agent: Agent, device: Device) -> list[Check]:
         folder = Check("folder", False, f"{where}: {free:.0f} MB free", another)
     if not answer["busy"]:
         return [folder]
-    return [folder, Check("job", False, f"busy with {answer['busy']}", "Wait until it has ended: this line goes then.")]
+    return [folder, Check("job", False, f"busy with {answer['busy']}", "Wait until the job has ended, then ask again.")]
 
 
 def _clock(there: float) -> Check:
@@ -115,6 +114,15 @@ def _kind(agent: Agent, device: Device) -> Check:
         return Check("kind", False, wrong, again(device, kind=looks))
     more = "" if looks == device.kind else f"; it looks like {looks}, of which medge can read more"
     return Check("kind", True, f"{device.kind}{more}")
+
+
+def _facts(agent: Agent, device: Device) -> list[Check]:
+    """Notes in the book what the device is; a line only where that is not to be had."""
+    try:
+        remember(device, plugins.load("devices", device.kind).facts(agent.output))
+    except MedgeError as error:
+        return [Check("facts", False, error.message, error.fix)]
+    return []
 
 
 def _last_line(text: str) -> str:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from medge import console
 from medge.data.dataset import DataSet
-from medge.records import Engine
+from medge.records import Engine, file_stem
 from medge.runtime.child import logits_in_child
+from medge.runtime.machine import cores_allowed
 
 __all__ = ["Outputs", "Runner", "write_images"]
 
@@ -40,7 +41,7 @@ class Runner:
 
     def raw(self, engine: Engine, folder: Path, name: str, images: Path, rows: Sequence[int]) -> Outputs:
         """Of rows of a raw uint8 file. Raises ToolError where the engine dies or its logits are not finite."""
-        stem = f"{engine.name.replace('/', '__')}-{name}"
+        stem = f"{file_stem(engine.name)}-{name}"
         logits, features = (self.scratch / f"{stem}-{kind}.npy" for kind in ("logits", "features"))
         if not (logits.is_file() and features.is_file()):
             with console.progress(f"{engine.name}, {name}", len(rows)) as advance:
@@ -51,7 +52,7 @@ class Runner:
                     rows=rows,
                     height=self.data.preprocess.height,
                     width=self.data.preprocess.width,
-                    threads=_cores(),
+                    threads=cores_allowed(),
                     output=logits,
                     features=features,
                     advance=advance,
@@ -65,7 +66,3 @@ def write_images(path: Path, images: NDArray[Any]) -> Path:
     images.astype(np.uint8).tofile(aside)
     os.replace(aside, path)
     return path
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

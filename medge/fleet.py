@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medge import console, remote, remote_profile, scenario_results
+from medge import console, remote, remote_profile
 from medge.device_book import Device
 from medge.errors import MedgeError, ToolError
 from medge.interleave import CONTROL, Series
@@ -84,11 +84,8 @@ def _stability(result: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
         name: to_json(latency_of(one.all_ns(), first_inference_ms=0.0, peak_memory_mb=None))
         for name, one in series.items()
     }
-    medians = {name: one["p50_ms"] for name, one in latencies.items()}
-    others = scenario_results.summarise(result.get("scenarios") or {}, medians, seed=seed)
-    control = profile.control_of(measured, seed=seed)
     samples = result["device"].get("samples", [])
-    return scenario_results.stability(control, others, samples, engines=latencies)
+    return profile.steadiness(measured, latencies, result.get("scenarios") or {}, samples, seed=seed)[-1]
 
 
 def _variance(medians: Mapping[str, float]) -> dict[str, Any]:
@@ -108,16 +105,15 @@ def show(document: Mapping[str, Any], path: Path) -> None:
     """The tables of the devices and of what differs on stdout; what makes one unstable, what failed and where all of it
     is written on stderr."""
     devices = document["devices"]
-    _table(
-        ("device", "hardware", "stability"),
-        [(name, one["board"] or one["cpu"] or "-", one["stability"]["verdict"]) for name, one in devices.items()],
-        left=3,
-    )
+    columns = ("device", "hardware", "stability")
+    about = [(name, one["board"] or one["cpu"] or "-", one["stability"]["verdict"]) for name, one in devices.items()]
+    console.stdout.print(console.table(columns, about, left=columns))
     rows = []
     for name, one in document["engines"].items():
         cv = "one unit" if one["cv"] is None else f"{100 * one['cv']:.1f} %"
         rows.append((name, str(one["units"]), *(f"{one[k]:.2f}" for k in ("median_ms", "min_ms", "max_ms")), cv))
-    _table(("engine", "units", "median ms", "min", "max", "CV"), rows, left=1)
+    columns_of_engines = ("engine", "units", "median ms", "min", "max", "CV")
+    console.stdout.print(console.table(columns_of_engines, rows, left=("engine",)))
     for name, one in devices.items():
         if one["stability"]["verdict"] != "stable":
             text = f"{name}: {one['stability']['verdict']}: {'; '.join(one['stability']['reasons'])}."
@@ -126,19 +122,6 @@ def show(document: Mapping[str, Any], path: Path) -> None:
         console.stderr.print(f"{device}: {failure}", markup=False, soft_wrap=True)
     console.stderr.print(f"fleet {path}", markup=False, soft_wrap=True)
     console.say(f"[dim]{NOTICE}[/dim]")
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
-    """On stdout; the first `left` columns are words, the others numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.stdout.print(table)
 
 
 def _one(device: Device, first: remote_profile.Made, scratch: Path, recipe: Recipe) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 
 from medge import quantised
 from medge.errors import MissingError, ToolError
-from medge.quick_latency import QuickBench
+from medge.quick_latency import Built, QuickBench
 from medge.records import from_json, read_json, sha256_of_json, write_json
 from medge.statistics.latency import Ratio, paired_ratio
 
@@ -21,51 +22,63 @@ if TYPE_CHECKING:
 
 __all__ = ["costs", "words"]
 
+_TOGETHER = 5  # engines measured side by side, each a process; the first of a group is the last of the group before
+_SPENT = "its latency was not measured: the budget is spent"
 
-def costs(bench: QuickBench, model: nn.Module, layers: Sequence[str], *, key: str) -> list[tuple[float, Ratio]]:
-    """For each layer the milliseconds of the engine with those before it in float, and the ratio that it adds to them.
+
+def costs(
+    clock: QuickBench, model: nn.Module, layers: Sequence[str], *, key: str, seconds: float
+) -> list[tuple[float, Ratio]]:
+    """For each layer k the median latency in ms of the engine with layers[:k] in float, and the ratio of the engine
+    with layers[:k + 1] to it. Of as many layers, from the first on, as `seconds` allow.
 
     model: with all of them quantised; it is left as it was. `key` names the model: with the same key and layers the
-    result kept in `bench.work` is given again. Raises MissingError where the backend cannot run here, ToolError where
+    result kept in `clock.work` is given again. Raises MissingError where the backend cannot run here, ToolError where
     it refuses the model.
     """
     import torch
 
-    path = bench.work / "latency.json"
-    wanted = sha256_of_json({"model": key, "backend": bench.backend, "layers": list(layers)})
+    path = clock.work / "latency.json"
+    wanted = sha256_of_json({"model": key, "backend": clock.backend, "layers": list(layers)})
     if path.is_file():
         kept = read_json(path)
         if kept["key"] == wanted:
             return [(row["ms"], from_json(Ratio, row["ratio"])) for row in kept["layers"]]
-    shutil.rmtree(bench.work, ignore_errors=True)
-    bench.work.mkdir(parents=True)
-    example = torch.from_numpy(bench.data.read(bench.calibration[:1]))
+    shutil.rmtree(clock.work, ignore_errors=True)
+    clock.work.mkdir(parents=True)
+    example = torch.from_numpy(clock.data.read(clock.calibration[:1]))
     known, served = quantised.layers(model, example)
     by_name = {layer.name: layer for layer in known}
-    built = []
-    for count in range(len(layers) + 1):
+
+    def build(count: int) -> Built:
         lighter = copy.deepcopy(model)
         quantised.remove(lighter, quantised.serving(served, [by_name[name] for name in layers[:count]]))
-        built.append(bench.build(f"{count}-in-float", lighter, precision="float32"))
-    medians = bench.medians(built)
-    series = [medians[engine.name] for engine, _ in built]
-    found = [
-        (float(np.median(before)), paired_ratio(after, before, seed=bench.seed)) for before, after in pairwise(series)
-    ]
-    for _, folder in built:
-        shutil.rmtree(folder)
-    write_json(path, {"key": wanted, "layers": [{"ms": ms, "ratio": ratio} for ms, ratio in found]})
+        return clock.build(f"{count}-in-float", lighter, precision="float32")
+
+    found: list[tuple[float, Ratio]] = []
+    until = time.monotonic() + seconds
+    while len(found) < len(layers) and time.monotonic() < until:
+        first = len(found)
+        built = [build(count) for count in range(first, min(first + _TOGETHER, len(layers) + 1))]
+        medians = clock.medians(built)
+        series = [medians[engine.name] for engine, _ in built]
+        found += [(float(np.median(a)), paired_ratio(b, a, seed=clock.seed)) for a, b in pairwise(series)]
+        for _, folder in built:
+            shutil.rmtree(folder)
+    if len(found) == len(layers):
+        write_json(path, {"key": wanted, "layers": [{"ms": ms, "ratio": ratio} for ms, ratio in found]})
     return found
 
 
-def words(bench: QuickBench, model: nn.Module, layers: Sequence[str], *, key: str) -> list[str]:
+def words(clock: QuickBench, model: nn.Module, layers: Sequence[str], *, key: str, seconds: float) -> list[str]:
     """The same as words for each layer, such as `+0.04 ms [+0.02, +0.06] on openvino`, or why they are not known."""
     try:
-        found = costs(bench, model, layers, key=key)
+        found = costs(clock, model, layers, key=key, seconds=seconds)
     except (MissingError, ToolError) as error:
         return [f"its latency is not known ({error.message})"] * len(layers)
-    return [
+    said = [
         f"{ms * (ratio.ratio - 1):+.3f} ms [{ms * (ratio.lower - 1):+.3f}, {ms * (ratio.upper - 1):+.3f}] on "
-        f"{bench.backend} here"
+        f"{clock.backend} here"
         for ms, ratio in found
     ]
+    return said + [_SPENT] * (len(layers) - len(said))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medge.bench_worker import BenchWorker, WorkerFailed
-from medge.records import Engine
+from medge.records import Engine, file_stem
 from medge.runtime.bench import BLOCK, WARM_UP_RUNS
 
 __all__ = ["CONTROL", "Interleaved", "Series", "measure"]
@@ -120,7 +120,7 @@ class _Group:
         self.failures: dict[str, str] = {}
 
     def load(self, name: str, engine: Engine, folder: Path) -> bool:
-        log = self._logs / f"{name.replace('/', '__').replace(' ', '-')}.log"
+        log = self._logs / f"{file_stem(name)}.log"
         worker = self._stack.enter_context(self._start(name, log=log))
         try:
             answer = worker.load(engine, folder, images=self._images, threads=self._threads)

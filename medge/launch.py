@@ -36,11 +36,11 @@ def start() -> Accelerator:
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
-    from medge.training import training_device
+    from medge.training import make_cuda_repeatable
 
     patience = InitProcessGroupKwargs(timeout=timedelta(days=_WAIT_DAYS))
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
-    training_device()
+    make_cuda_repeatable()
     return accelerator
 
 

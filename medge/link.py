@@ -16,30 +16,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medge.device_book import Device, again, path
-from medge.errors import MedgeError, MissingError
+from medge import device_book
+from medge.device_book import Device, again
+from medge.errors import MissingError
+from medge.link_errors import LinkCut, explained
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["HostKey", "Link", "LinkCut", "NoLogin", "Unreachable", "host_key", "refuse_missing_package"]
+__all__ = ["HostKey", "Link", "host_key", "refuse_missing_package"]
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 15.0
 _KEEPALIVE_SECONDS, _KEEPALIVES = 5, 4
-
-
-class LinkCut(MissingError):
-    """The link was there and dropped: what was asked may be asked again."""
-
-
-class Unreachable(MissingError):
-    """Nobody answers at that address just now."""
-
-
-class NoLogin(Unreachable):
-    """Somebody answered and hung up before the login: a busy server does so now and then, another one always."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +131,7 @@ class Link:
         try:
             return self._loop.run(work, seconds)
         except (asyncssh.Error, asyncssh.KeyImportError, OSError, EOFError, TimeoutError) as error:
-            raise _explained(
+            raise explained(
                 error, self.device, seconds, connecting=self._process is None, logged_in=self._logged_in
             ) from error
 
@@ -156,7 +146,7 @@ def host_key(device: Device) -> HostKey:
         work = asyncssh.get_server_host_key(device.host, device.port or (), **_config())
         key = loop.run(work, CONNECT_SECONDS)
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, EOFError, TimeoutError) as error:
-        raise _explained(error, device, CONNECT_SECONDS, connecting=True, logged_in=False) from error
+        raise explained(error, device, CONNECT_SECONDS, connecting=True, logged_in=False) from error
     finally:
         loop.stop()
     if key is None:
@@ -196,7 +186,8 @@ async def _connect(device: Device) -> asyncssh.SSHClientConnection:
         trusted = asyncssh.import_public_key(device.host_key)
     except asyncssh.KeyImportError as error:
         raise MissingError(
-            f"The host key of {device.name} in {path()} is none ({error}), so it could be any machine.",
+            f"The host key of {device.name} in {device_book.path()} is not a valid key ({error}): it could be any "
+            "machine.",
             fix=f"Record it again, and compare the fingerprint: {again(device)}",
         ) from error
     identity = {"client_keys": [os.path.expanduser(device.identity)]} if device.identity else {}
@@ -212,56 +203,6 @@ async def _connect(device: Device) -> asyncssh.SSHClientConnection:
         **identity,
         **_config(),
     )
-
-
-def _explained(
-    error: BaseException, device: Device, seconds: float, *, connecting: bool, logged_in: bool
-) -> MedgeError:
-    """What went wrong and how to mend it; a LinkCut where there was a link, so that asking again may help."""
-    import asyncssh
-
-    where = f"{device.name} ({device.url})"
-    if isinstance(error, asyncssh.HostKeyNotVerifiable) or "host key" in str(error).lower():
-        return MissingError(
-            f"{where} shows another host key than the recorded one: another machine, or one that was set up anew.",
-            fix=f"Do not go on before you know why. Then: {again(device)}",
-        )
-    if isinstance(error, asyncssh.PermissionDenied):
-        return MissingError(
-            f"{where} refused the login: {error.reason}.",
-            fix="Check the user's name, and that its authorized_keys has your key: ssh-copy-id; or name a key: "
-            + again(device, identity="FILE"),
-        )
-    if isinstance(error, (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)) or (
-        isinstance(error, OSError) and error.filename
-    ):
-        return MissingError(
-            f"The identity of {where} cannot be used: {error}.",
-            fix="Name a readable private key without a passphrase: "
-            f"{again(device, identity='FILE')}; or put it into the agent (ssh-add FILE) and add the device without it: "
-            f"{again(device, identity=None)}",
-        )
-    if isinstance(error, ConnectionRefusedError):
-        return Unreachable(f"{where} refused the connection: no ssh server listens there.", fix=_reach(device))
-    lost = (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError, ConnectionResetError)
-    if not logged_in and isinstance(error, lost):
-        what = getattr(error, "strerror", None) or error or "the connection ended"
-        return NoLogin(f"{where} cannot be reached: it hung up before the login ({what}).", fix=_reach(device))
-    if isinstance(error, (asyncssh.ConnectionLost, asyncssh.DisconnectError, EOFError, BrokenPipeError)):
-        return LinkCut(f"The link to {where} was cut: {error or 'it ended'}.", fix="Repeat the command.")
-    if isinstance(error, ConnectionResetError):
-        return LinkCut(f"The link to {where} was cut: {error.strerror or error}.", fix="Repeat the command.")
-    if isinstance(error, TimeoutError):
-        kind = Unreachable if connecting else LinkCut
-        return kind(f"{where} did not answer within {seconds:g} s.", fix=_reach(device))
-    if isinstance(error, asyncssh.ChannelOpenError):
-        return LinkCut(f"{where} opened no channel: {error.reason}.", fix="Allow the user a command there.")
-    return Unreachable(f"{where} cannot be reached: {error}.", fix=_reach(device))
-
-
-def _reach(device: Device) -> str:
-    offline = again(device, host="", identity=None)
-    return f"Is it on, and are address and port right? Try to reach it with ssh. Has it no network: {offline}"
 
 
 class _Loop:

@@ -57,12 +57,10 @@ def _with_latency(found: rollback.Found, bench: Bench, made: Made, section: Roll
     """The log of a rollback, with what each layer in float costs in time on the backend that is asked for."""
     if section.backend is None or not found.layers:
         return list(found.log)
-    if found.seconds >= 60 * section.minutes:
-        said = ["its latency was not measured: the budget is spent"] * len(found.layers)
-    else:
-        clock = QuickBench(bench.data, bench.listed.indices, section.backend, place / "latency", seed=bench.seed)
-        digest = sha256_of_json({"steps": made.steps, "teacher": sha256_of_file(bench.work / "float" / "model.onnx")})
-        said = float_costs.words(clock, made.model, found.layers, key=digest)
+    clock = QuickBench(bench.data, bench.listed.indices, section.backend, place / "latency", seed=bench.seed)
+    digest = sha256_of_json({"steps": made.steps, "teacher": sha256_of_file(bench.work / "float" / "model.onnx")})
+    left = 60 * section.minutes - found.seconds
+    said = float_costs.words(clock, made.model, found.layers, key=digest, seconds=left)
     count = len(found.layers)
     layers = [f"{line.removesuffix('.')}; {words}." for line, words in zip(found.log[:count], said, strict=True)]
     return [*layers, *found.log[count:]]

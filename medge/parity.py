@@ -5,7 +5,6 @@ float32 must agree closely; anything else is recorded here and judged by validat
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from medge.data.dataset import DataSet
 from medge.errors import DataError, ToolError
 from medge.records import Engine
 from medge.runtime.child import logits_in_child
+from medge.runtime.machine import cores_allowed
 
 __all__ = ["FILE", "IMAGES", "TOLERANCE", "measure", "sentence"]
 
@@ -44,7 +44,7 @@ def measure(engine: Engine, folder: Path, data: DataSet, table: Path, scratch: P
         rows=rows,
         height=data.preprocess.height,
         width=data.preprocess.width,
-        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=cores_allowed(),
         output=scratch / "logits.npy",
     )
     if actual.shape != expected.shape:

@@ -15,9 +15,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from medge.errors import DataError
-from medge.records import write_text
+from medge.records import file_stem, write_text
 
-__all__ = ["Predictions", "read", "write"]
+__all__ = ["FLOAT", "Predictions", "read", "table_path", "write"]
+
+FLOAT = "float"  # the reference's name among the tables; an engine's always holds a slash
 
 Array = Any  # numpy arrays; numpy.typing needs a newer Python than the devices have
 
@@ -55,6 +57,11 @@ def write(path: Path, table: Predictions) -> None:
         extra = [column[row] for column in table.subgroups.values()]
         writer.writerow([sha256, group, int(table.labels[row]), *(f"{v:.9g}" for v in table.logits[row]), *extra])
     write_text(path, stream.getvalue())
+
+
+def table_path(stage_folder: Path, name: str, split: str) -> Path:
+    """Where the predictions of an engine, or of `float`, on a split lie in the folder of validate or profile."""
+    return stage_folder / "predictions" / f"{file_stem(name)}-{split}.csv"
 
 
 def read(path: Path) -> Predictions:

@@ -11,37 +11,11 @@ from medge import commands, console, device_book, plugins, workspace
 from medge.commands import Outcome
 from medge.device_book import LOCAL, Device
 from medge.errors import MissingError, RecipeError
+from medge.profile_options import ALL
 from medge.recipe import Recipe
 from medge.records import NOTICE
 
-__all__ = ["export_job", "import_result", "is_fleet", "measure_fleet", "refuse_unclear", "settings_of"]
-
-_ALL = "all:"
-
-
-def settings_of(devices: Sequence[str] | None, data_on_device: str | None, *, cache: bool | None) -> list[str]:
-    """The settings that the options of `medge profile` stand for; cache: None where it was not said."""
-    changes = [] if cache is None else [f"profile.keep_on_device={'engines' if cache else 'nothing'}"]
-    if devices and not is_fleet(devices):
-        changes += [f"profile.device={devices[0]}", "profile.result=null"]
-    if data_on_device is not None:
-        changes.append(f"profile.data_on_device={data_on_device}")
-    return changes
-
-
-def refuse_unclear(devices: Sequence[str] | None, *, export: Path | None, import_: Path | None) -> None:
-    """Raises RecipeError for options that contradict each other."""
-    if export is not None and import_ is not None:
-        raise RecipeError("--export writes a job, --import reads a result.", fix="One after the other.")
-    if import_ is not None and devices:
-        raise RecipeError("--import knows the device: the result is its own.", fix="Leave --device out.")
-    if export is not None and is_fleet(devices):
-        raise RecipeError("A job is exported for one device.", fix="Once for each: --device NAME --export NAME.zip")
-
-
-def is_fleet(devices: Sequence[str] | None) -> bool:
-    """Whether more than one device is meant."""
-    return bool(devices) and (len(devices or ()) > 1 or any(word.startswith(_ALL) for word in devices or ()))
+__all__ = ["export_job", "import_result", "measure_fleet"]
 
 
 def export_job(run: Path, recipe: Recipe, path: Path) -> Outcome:
@@ -49,6 +23,9 @@ def export_job(run: Path, recipe: Recipe, path: Path) -> Outcome:
     device_book.find_for(recipe.profile.device, run / "recipe.yaml")
     device = _elsewhere(recipe.profile.device)
     from medge import offline, remote_profile
+    from medge.stages import profile
+
+    profile.refuse_threads(recipe.profile, (device.facts or {}).get("cores"), device.name)
 
     inputs = {name: workspace.required(run, name) for name in ("data", "compile")}
     with workspace.locked(run), tempfile.TemporaryDirectory() as scratch:
@@ -74,7 +51,7 @@ def measure_fleet(run: Path, recipe: Recipe, words: Sequence[str]) -> Outcome:
     """The same job on many devices at once; writes `fleet.json` into the run. The run's own profile stays."""
     devices: dict[str, Device] = {}
     for word in words:
-        found = _all_of(word[len(_ALL) :]) if word.startswith(_ALL) else [_elsewhere(word)]
+        found = _all_of(word[len(ALL) :]) if word.startswith(ALL) else [_elsewhere(word)]
         devices.update({device.name: device for device in found})
     from medge import fleet
     from medge.stages import profile

@@ -7,7 +7,6 @@ it is trained.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from medge.backends import QUANTISED
 from medge.bench_worker import BenchWorker
 from medge.errors import MissingError, ToolError
 from medge.records import Engine, file_record, sha256_of_file
+from medge.runtime.machine import cores_allowed
 from medge.statistics.latency import Ratio, paired_ratio
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from medge.data.dataset import DataSet
 
-__all__ = ["QuickBench"]
+__all__ = ["Built", "QuickBench"]
 
 _IMAGES = 8
 _RANGE_IMAGES = 128  # for a backend that wants ranges which the graph does not hold
@@ -106,7 +106,7 @@ class QuickBench:
         measured = interleave.measure(
             list(built),
             images=images,
-            threads=_cores(),
+            threads=cores_allowed(),
             section=length,
             seed=self.seed,
             logs=self.work,
@@ -115,7 +115,3 @@ class QuickBench:
         if measured.failures:
             raise ToolError(" ".join(measured.failures.values()), fix="Name another backend, or report this model.")
         return {name: one.block_medians_ms() for name, one in measured.series.items()}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

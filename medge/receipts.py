@@ -19,7 +19,7 @@ import numpy as np
 
 import medge
 from medge.errors import GateFailed, IntegrityError
-from medge.records import Engine, from_json, read_json, sha256_of_json, to_json, write_json
+from medge.records import Engine, file_stem, from_json, read_json, sha256_of_json, to_json, write_json
 from medge.runtime.decision import probabilities
 from medge.runtime.selftest import TOLERANCE
 
@@ -78,7 +78,7 @@ def _seal_of(document: Mapping[str, Any]) -> str:
 
 
 def file_name(engine: str) -> str:
-    return f"{engine.replace('/', '__')}.json"
+    return f"{file_stem(engine)}.json"
 
 
 def write_all(folder: Path, receipts: Sequence[Receipt]) -> None:
@@ -95,8 +95,11 @@ def find(profile_folder: Path, engine: Engine) -> Receipt | None:
     if not path.is_file():
         return None
     document = read_json(path)
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        why = "is of an earlier medge, whose receipts seal the device's facts only"
+    schema = document.get("schema", 1) if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        why = f"is not a receipt of this medge (its schema is {schema!r}, not {SCHEMA})"
+        if schema == 1:
+            why = "is of an earlier medge, whose receipts seal the device's facts only"
         raise IntegrityError(f"{path} {why}.", fix=_again(profile_folder))
     if document.get("seal") != _seal_of(document):
         raise IntegrityError(f"{path}: what it says is not what it was sealed with.", fix=_again(profile_folder))

@@ -22,6 +22,7 @@ __all__ = [
     "Latency",
     "Preprocess",
     "file_record",
+    "file_stem",
     "from_json",
     "read_json",
     "sha256_of_file",
@@ -109,6 +110,11 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     return value
+
+
+def file_stem(engine: str) -> str:
+    """An engine's name as that of a file, such as `int8__openvino-int8`."""
+    return engine.replace("/", "__").replace(" ", "-")
 
 
 def from_json(kind: Type[T], value: Any) -> T:

@@ -18,10 +18,10 @@ from typing import Any
 
 from medge.conversation import Agent, connected, error_of, refuse_other_kind
 from medge.device_book import Device, again, devices
-from medge.devices._kind import mismatch
+from medge.devices._kind import mismatch, refuse_other
 from medge.errors import IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.spec import RESULT, Spec, seal_of
-from medge.link import LinkCut, NoLogin, Unreachable
+from medge.link_errors import LinkCut, NoLogin, Unreachable
 from medge.records import File, sha256_of_file, to_json
 
 __all__ = ["Finished", "Told", "brought_files", "run_job", "verified"]
@@ -102,25 +102,35 @@ class _Job:
             if not self.contacted:
                 refuse_other_kind(agent, self._device)
             self.contacted = True
-            who = f"{_user()} on {socket.gethostname()}"
             if self._finished is None:
-                answer = agent.ask("open", job=self._spec.id, who=who, grace_seconds=self._grace_seconds,
-                                   keep=self._keep)  # fmt: skip
+                answer = self._open(agent)
                 self._seen = 0 if answer["state"] == "new" else self._seen
                 try:
                     self._finished = self._work(agent)
                 except LinkCut:
                     raise
                 except BaseException as error:
-                    if not isinstance(error, Exception):  # somebody who waits for the terminal
+                    if not isinstance(error, Exception):  # Ctrl-C: a person is waiting, so say what takes time
                         self._told({"step": "note", "text": "ends the job and puts back what it changed"})
-                    with contextlib.suppress(MedgeError):
-                        agent.ask("close")
+                    self._end(agent)
                     raise
-            elif agent.ask("open", job=self._spec.id, who=who, grace_seconds=self._grace_seconds, keep=self._keep):
+            elif self._open(agent):
                 self.progress += 1
             left = agent.ask("close")["left"]
         return Finished(self._finished.result, self._finished.folder, tuple(left))
+
+    def _open(self, agent: Agent) -> dict[str, Any]:
+        who = f"{_user()} on {socket.gethostname()}"
+        return agent.ask("open", job=self._spec.id, who=who, grace_seconds=self._grace_seconds, keep=self._keep)
+
+    def _end(self, agent: Agent) -> None:
+        """Has the device end the job, over a new link where this one was left in the middle of something."""
+        with contextlib.suppress(MedgeError):
+            agent.ask("close")
+            return
+        with contextlib.suppress(MedgeError), connected(self._device) as again:
+            self._open(again)
+            again.ask("close")
 
     def _work(self, agent: Agent) -> Finished:
         asked = [{"sha256": f.sha256, "bytes": f.bytes, "private": private} for f, private in self._files]
@@ -220,18 +230,14 @@ def verified(result: Any, spec: Spec) -> dict[str, Any]:
 def _refuse_other_kind(looks: str | None, spec: Spec) -> None:
     """Raises MissingError, as the doctor says it, where the machine of a result is of another kind than its job's;
     IntegrityError where it does not say what it looks like."""
-    wrong = mismatch(spec.kind, looks or "")
-    if wrong is None:
-        return
-    if looks is None:
+    if looks is None and mismatch(spec.kind, "") is not None:
         raise IntegrityError(
             "The result does not say what kind of machine it is of: an earlier medge made the job.",
             fix=f"Export again: medge profile --device {spec.device} --export job.zip",
         )
     known = [device for device in devices() if device.name == spec.device]
-    raise MissingError(
-        f"{spec.device}: {wrong}.", fix=again(known[0] if known else Device(spec.device, spec.kind, ""), kind=looks)
-    )
+    device = known[0] if known else Device(spec.device, spec.kind, "")
+    refuse_other(spec.device, spec.kind, looks or "", fix=again(device, kind=looks))
 
 
 def _user() -> str:

@@ -30,7 +30,7 @@ from medge.device_book import Device
 from medge.errors import ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.job.spec import Graph, Labelled, Spec
-from medge.link import LinkCut, Unreachable
+from medge.link_errors import LinkCut, Unreachable
 from medge.package_runtime import write_job
 from medge.records import Engine, File, from_json, read_json, sha256_of_file, sha256_of_json, write_json
 from medge.sections import ProfileSection

@@ -18,7 +18,7 @@ from medge.quantised import Layer, Served
 from medge.rollback_trials import Asked, Figures, Trials, divergence
 from medge.sections import Rollback
 
-__all__ = ["Found", "is_reached", "rank", "search", "split"]
+__all__ = ["Found", "is_reached", "rank", "search"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Search:
         self.states = [_State(divergence(asked.logits, asked.float_logits), asked.figures)]
 
     def run(self, layers: Sequence[Layer]) -> Found:
-        stopped = self._push(split(layers))
+        stopped = self._push(_split(layers))
         while not stopped:
             now = self.states[-1]
             if _is_enough(now.figures, self.section, self.asked.best_verdict):
@@ -95,7 +95,7 @@ class _Search:
                 stopped = "no other layer helps"
             else:
                 part = heapq.heappop(self.heap)[2]
-                stopped = self._push(split(part)) if len(part) > 1 else self._try(part[0], now)
+                stopped = self._push(_split(part)) if len(part) > 1 else self._try(part[0], now)
         return self._found(len(layers), stopped)
 
     def _try(self, layer: Layer, now: _State) -> str:
@@ -173,7 +173,7 @@ def rank(figures: Figures, best_verdict: str) -> tuple[bool, float, float]:
     return (figures["verdict"] != best_verdict, figures["flips"]["rate"], lost)
 
 
-def split(layers: Sequence[Layer]) -> list[list[Layer]]:
+def _split(layers: Sequence[Layer]) -> list[list[Layer]]:
     """Parts of a part: by the module below the one that they share; halves where those were more than a dozen."""
     paths = [layer.name.replace(":", ".").split(".") for layer in layers]
     depth = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from medge.data.dataset import DataSet
 
-__all__ = ["Asked", "Figures", "Trial", "Trials", "divergence"]
+__all__ = ["Asked", "Figures", "Trials", "divergence"]
 
 Figures = dict[str, Any]  # medge.trial.summary
 
@@ -52,7 +52,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Tried:
     """off: quantisers that were switched off. figures: the gate's, where all validation images were run."""
 
     key: str
@@ -71,8 +71,8 @@ class Trials:
     section: Rollback
     served: Sequence[Served]
     path: Path
-    known: dict[tuple[tuple[str, ...], int], Trial] = field(default_factory=dict)
-    used: dict[tuple[tuple[str, ...], int], Trial] = field(default_factory=dict)  # what was asked for
+    known: dict[tuple[tuple[str, ...], int], Tried] = field(default_factory=dict)
+    used: dict[tuple[tuple[str, ...], int], Tried] = field(default_factory=dict)  # what was asked for
 
     def __post_init__(self) -> None:
         if not self.path.is_file():
@@ -82,7 +82,7 @@ class Trials:
         if whole != text:
             write_text(self.path, whole)
         for line in whole.splitlines():
-            trial = Trial(**json.loads(line))
+            trial = Tried(**json.loads(line))
             if trial.key == self.key:
                 self.known[tuple(trial.off), trial.images] = trial
 
@@ -109,15 +109,15 @@ class Trials:
             return f"the budget of {self.section.minutes:g} minutes is spent"
         return ""
 
-    def loss_without(self, layers: Collection[Layer]) -> Trial | None:
+    def loss_without(self, layers: Collection[Layer]) -> Tried | None:
         """With these layers in float, on the subset; None where the budget is spent."""
         return self.run(quantised.serving(self.served, layers), self.subset)
 
-    def gate_without(self, layers: Collection[Layer]) -> Trial | None:
+    def gate_without(self, layers: Collection[Layer]) -> Tried | None:
         """The same on all validation images, with the gate's figures."""
         return self.run(quantised.serving(self.served, layers), np.arange(len(self.asked.rows)))
 
-    def run(self, off: tuple[str, ...], at: NDArray[np.int64]) -> Trial | None:
+    def run(self, off: tuple[str, ...], at: NDArray[np.int64]) -> Tried | None:
         name = (off, len(at))
         if name in self.used:
             return self.used[name]
@@ -132,7 +132,7 @@ class Trials:
         self.used[name] = trial
         return trial
 
-    def _measured(self, off: tuple[str, ...], at: NDArray[np.int64]) -> Trial:
+    def _measured(self, off: tuple[str, ...], at: NDArray[np.int64]) -> Tried:
         from medge.model import predict
 
         begun = time.monotonic()
@@ -142,7 +142,7 @@ class Trials:
             logits = predict(self.asked.model, self.asked.data, rows, description=told).astype(np.float64)
         loss = divergence(logits, self.asked.float_logits[at])
         figures = _brief(self.asked.gate(logits)) if len(at) == len(self.asked.rows) else None
-        return Trial(self.key, list(off), len(at), loss, round(time.monotonic() - begun, 3), figures)
+        return Tried(self.key, list(off), len(at), loss, round(time.monotonic() - begun, 3), figures)
 
 
 def _brief(figures: Figures) -> Figures:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medge.bench_worker import BenchWorker, WorkerFailed
-from medge.records import Engine
+from medge.records import Engine, file_stem
 from medge.runtime.bench import WARM_UP_RUNS
 from medge.runtime.sampling import ENOUGH_SECONDS, Sampler, shows_power
 from medge.sweep import sweep
@@ -201,7 +201,7 @@ def _idle(sample: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _log(logs: Path, engine: Engine, scenario: str) -> Path:
-    return logs / f"{engine.name.replace('/', '__')}-{scenario}.log"
+    return logs / f"{file_stem(engine.name)}-{scenario}.log"
 
 
 def _note(failures: dict[str, str], name: str, error: WorkerFailed, warn: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medge.bench_worker import BenchWorker, WorkerFailed
-from medge.records import Engine
+from medge.records import Engine, file_stem
 from medge.runtime.bench import BLOCK, WARM_UP_RUNS
 from medge.runtime.machine import cores_allowed
 
@@ -75,7 +75,7 @@ class _OneEngine:
         if threads > self._cores:
             row["refused"] = f"this machine gives {self._cores} cores"
             return
-        log = self._logs / f"{self._engine.name.replace('/', '__')}-sweep-{size}-{threads}.log"
+        log = self._logs / f"{file_stem(self._engine.name)}-sweep-{size}-{threads}.log"
         worker = stack.enter_context(start(self._engine.name, log=log))
         number = len(self.rows) - 1
         try:

@@ -61,13 +61,18 @@ class Scores:
 
 
 def training_device() -> torch.device:
-    """A CUDA device where there is one, set to repeat itself exactly; else the processor."""
+    """A CUDA device where there is one, with cuDNN set by `make_cuda_repeatable`; else the processor."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    make_cuda_repeatable()
+    return torch.device("cuda")
+
+
+def make_cuda_repeatable() -> None:
+    """Has cuDNN compute the same from the same: deterministic kernels, chosen without timing them, and no TF32."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda")
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:

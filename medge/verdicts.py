@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from medge import console
 from medge.gate import Check
 from medge.metrics import Metric
 from medge.trial import Trial
@@ -22,11 +22,8 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
     """Verdict, AUC, sensitivity, specificity (or accuracy), F1 and flips of each engine; 80 columns carry it."""
     binary = all(len(trial.images) == 2 for trial in trials.values())
     shown = ["auc", "sensitivity", "specificity", "f1"] if binary else ["auc", "accuracy", "f1"]
-    table = Table(title=f"{title} images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("engine", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for name in (*shown, "flips"):
-        table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
+    columns = ["engine", "verdict", *(_SHORT.get(name, name) for name in shown), "flips"]
+    table = console.table(columns, left=("engine", "verdict"), whole=columns, title=f"{title} images")
     for name, trial in trials.items():
         values = [f"{metric.value:.4f}" if metric.value is not None else "-" for metric in _metrics(trial, shown)]
         verdict = f"[{_STYLES[trial.verdict]}]{trial.verdict}[/]"
@@ -36,11 +33,8 @@ def verdict_table(trials: Mapping[str, Trial], *, title: str) -> Table:
 
 def checks_table(trial: Trial) -> Table:
     """Every check of the gate: engine minus float, the bounds that decide, the margin and the verdict."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("engine minus float", no_wrap=True)
-    for column in ("difference", "bounds", "margin"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    columns = ("engine minus float", "difference", "bounds", "margin", "verdict")
+    table = console.table(columns, left=("engine minus float", "verdict"), whole=columns)
     for check in trial.checks:
         limited = check.quantity in ("flips", "ece")
         lower, upper = _decided(check)

@@ -91,7 +91,7 @@ class Agent:
             found_empty = os.path.isdir(self._root) and not os.listdir(self._root)
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             try:
-                lock = supervisor.take(os.path.join(self._root, "lock"))
+                lock = supervisor.take(os.path.join(self._root, territory.LOCK))
             except FileNotFoundError:  # a job that closes takes its folder away
                 if time.monotonic() > until:
                     raise
@@ -210,16 +210,9 @@ class Agent:
                 "Wait until that job has ended (medge devices doctor NAME says whether it has), then repeat; or end it "
                 f"there: kill {holder.get('pid', 'PID')}",
             )
-        own = _own(self._root)
-        territory.remove_jobs(self._root)
-        territory.tidy(self._root, keep=False)
+        removed = territory.clear(self._root)
         os.close(lock)
-        still = set(_own(self._root))
-        return {
-            "removed": sorted({name.split("/")[0] for name in own if name not in still}),
-            "left": territory.strangers(self._root),
-            "gone": not os.path.isdir(self._root),
-        }
+        return {"removed": removed, "left": territory.strangers(self._root), "gone": not os.path.isdir(self._root)}
 
     def _refuse_foreign(self) -> None:
         """The default folder is medge's by its name; another one by its marker."""
@@ -234,13 +227,6 @@ class Agent:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise Refused("ToolError", "That is not a sha256.")
         return os.path.join(self._folder if private else self._root, "files", sha256)
-
-
-def _own(root: str) -> List[str]:
-    """What of `root`, its files/ and its jobs/ is medge's."""
-    below = [f"{folder}/{name}" for folder in ("files", "jobs") for name in territory.kept(os.path.join(root, folder))]
-    alien = territory.strangers(root)
-    return [name for name in below if name not in alien] + [name for name in territory.kept(root) if name not in alien]
 
 
 @contextlib.contextmanager
@@ -295,14 +281,13 @@ def main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     while True:
         request = json.loads(stdin.line())
-        number = request.pop("number", None)  # the host's, by which it knows the answer of what it interrupted
+        number = request.pop("number")  # the host's, by which it knows the answer of what it interrupted
         try:
             answer = agent.answer(request)
         except Refused as error:
             answer = error.answer
-        answer = answer if number is None else {**answer, "number": number}
         payload = answer.pop("payload", b"")
-        _send(json.dumps(answer).encode() + b"\n" + payload)
+        _send(json.dumps({**answer, "number": number, "follows": len(payload)}).encode() + b"\n" + payload)
 
 
 if __name__ == "__main__":

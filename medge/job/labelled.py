@@ -31,9 +31,9 @@ def labelled_set(
     try:
         array = np.load(str(found), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{found} is no array of images: {error}.", fix=fix) from error
+        raise DataError(f"{found} is not an array of images: {error}.", fix=fix) from error
     if array.dtype != np.uint8 or array.shape[1:] != (height, width, 3):
-        raise DataError(f"{found} holds {array.dtype} {list(array.shape)}: the engines take others.", fix=fix)
+        raise DataError(f"{found} holds {array.dtype} {list(array.shape)}; the engines take other images.", fix=fix)
     columns = _columns(table)
     if len(array) != len(columns["label"]):
         raise DataError(
@@ -70,4 +70,7 @@ def _columns(table: Path) -> Dict[str, List[Any]]:
             "label": [int(row["label"]) for row in rows],
         }
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(f"{table} is not a table of sha256, group and label: {error!r}.", fix="Write it so.") from error
+        raise DataError(
+            f"{table} is not a table of sha256, group and label: {error!r}.",
+            fix="Write a CSV with the columns sha256, group, label.",
+        ) from error

@@ -26,7 +26,7 @@ from medge.records import from_json, read_json, write_json
 __all__ = ["OFFLINE_RESULT", "main"]
 
 OFFLINE_RESULT = "result.zip"
-USAGE = f"""usage: python3 job.pyz
+_USAGE = f"""usage: python3 job.pyz
 Does the job whose zip it was unpacked from, beside spec.json and files/, and writes {OFFLINE_RESULT} there.
 It measures for a while and says how far it is; Ctrl-C ends it and leaves nothing."""
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -36,12 +36,12 @@ def main(arguments: Sequence[str], *, archive: str) -> int:
     """Does the job. Returns the exit code of errors.py; the error itself is in `error.json`, or on stderr offline."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was changed on the device is put back
     if list(arguments) in (["-h"], ["--help"]):
-        print(USAGE)
+        print(_USAGE)
         return 0
     if len(arguments) == 2 and os.path.isfile(os.path.join(arguments[0], "spec.json")):
         return _online(Path(arguments[0]), Path(arguments[1]))
     if arguments:
-        print(f"error: job.pyz takes no such words: {' '.join(arguments)}\n{USAGE}", file=sys.stderr)
+        print(f"error: job.pyz does not take these arguments: {' '.join(arguments)}\n{_USAGE}", file=sys.stderr)
         return 2
     return _offline(Path(os.path.dirname(os.path.realpath(archive))).parent)
 

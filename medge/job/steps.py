@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from medge import plugins
-from medge.devices._kind import looks_like, mismatch
+from medge.devices._kind import looks_like, refuse_other
 from medge.errors import DataError, IntegrityError, MedgeError, MissingError, ToolError
 from medge.job.caches import Caches
 from medge.job.files import link
@@ -104,15 +104,12 @@ class Steps:
 
     def _refuse_other_kind(self) -> str:
         """What this machine looks like. Raises MissingError where that is not the kind of the job."""
-        looks = looks_like()
-        wrong = mismatch(self._spec.kind, looks)
-        if wrong is not None:
-            name = self._spec.device
-            raise MissingError(
-                f"{name}: {wrong}.",
-                fix=f"On the machine that made the job: medge devices remove {name}; add it again with --kind {looks}, "
-                "and make the job again.",
-            )
+        looks, name = looks_like(), self._spec.device
+        fix = (
+            f"On the machine that made the job: medge devices remove {name}; add it again with --kind {looks}, and "
+            "make the job again."
+        )
+        refuse_other(name, self._spec.kind, looks, fix=fix)
         return looks
 
     def _about(self, engine: Engine) -> Dict[str, Any]:

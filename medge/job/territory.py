@@ -11,7 +11,7 @@ import re
 import shutil
 from typing import List
 
-__all__ = ["LOCK", "MARKER", "free_to_use", "kept", "mark", "marked", "remove_jobs", "strangers", "tidy"]
+__all__ = ["LOCK", "MARKER", "clear", "free_to_use", "kept", "mark", "marked", "remove_jobs", "strangers", "tidy"]
 
 MARKER = ".medge-device"
 LOCK = "lock"
@@ -84,6 +84,23 @@ def tidy(root: str, *, keep: bool) -> None:
     if made:
         with contextlib.suppress(OSError):
             os.rmdir(root)
+
+
+def clear(root: str) -> List[str]:
+    """Removes all that is medge's; says which of files, jobs and what else lay in `root` lost something. Whoever calls
+    holds the lock."""
+    before = _own(root)
+    remove_jobs(root)
+    tidy(root, keep=False)
+    after = set(_own(root))
+    return sorted({name.split("/")[0] for name in before if name not in after})
+
+
+def _own(root: str) -> List[str]:
+    """What of `root`, its files/ and its jobs/ is medge's."""
+    below = [folder + "/" + name for folder in ("files", "jobs") for name in kept(os.path.join(root, folder))]
+    foreign = strangers(root)
+    return [name for name in [*below, *kept(root)] if name not in foreign]
 
 
 def _is_own_file(store: str, name: str) -> bool:

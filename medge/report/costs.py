@@ -87,17 +87,19 @@ def sweep_rows(latency: Row) -> list[dict[str, str]]:
     """Every (engine, batch size, threads) of a sweep in words; what was refused says why in the last column. A number
     of threads that is refused to all engines for one reason is one row."""
     rows = latency.get("scenarios", {}).get("sweep", {}).get("rows", [])
-    refusals: dict[int, list[str | None]] = {}
+    refusals: dict[int, set[str | None]] = {}
     for row in rows:
-        refusals.setdefault(row["threads"], []).append(row["refused"])
-    whole = {count for count, why in refusals.items() if len(why) > 1 and why[0] and len(set(why)) == 1}
-    first = {count: next(row for row in rows if row["threads"] == count) for count in whole}
-    shown = [row for row in rows if row["threads"] not in whole or row is first[row["threads"]]]
-    names = {id(row): ("all engines", "all") for row in first.values()}
+        refusals.setdefault(row["threads"], set()).add(row["refused"])
+    shown: list[Row] = []
+    for row in rows:
+        if len(rows) > 1 and len(refusals[row["threads"]]) == 1 and row["refused"]:
+            row = {**row, "engine": "all engines", "batch_size": "all"}
+        if row not in shown:
+            shown.append(row)
     return [
         {
-            "engine": names.get(id(row), (row["engine"],))[0],
-            "batch": names[id(row)][1] if id(row) in names else str(row["batch_size"]),
+            "engine": row["engine"],
+            "batch": str(row["batch_size"]),
             "threads": str(row["threads"]),
             "p50 ms a batch": DASH if row["p50_ms"] is None else milliseconds(row["p50_ms"]),
             "p90": DASH if row["p90_ms"] is None else milliseconds(row["p90_ms"]),

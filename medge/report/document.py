@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import medge
+from medge.predictions import FLOAT, table_path
 from medge.records import NOTICE, sha256_of_json, to_json
 from medge.report.benefit import benefit
 from medge.report.fails import where_it_fails
@@ -123,7 +125,7 @@ def _derived(found: Found) -> dict[str, Any] | None:
     name = found.focus
     if name is None:
         return None
-    tables = [f"predictions/{one.replace('/', '__')}-test.csv" for one in ("float", name)]
+    tables = [table_path(Path(), one, "test").as_posix() for one in (FLOAT, name)]
     return {
         "engine": name,
         "from": [_source(found, "validate", table) for table in tables],

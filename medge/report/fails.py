@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medge.report.gather import Found
-from medge.report.stress import worst_corruption
+from medge.report.stress import left_out, worst_corruption
 from medge.report.subgroups import worst_subgroup
 from medge.report.words import count, interval, percent, share, signed
 
@@ -69,8 +69,8 @@ def _corruption(found: Found, name: str) -> dict[str, Any]:
 
 def _why_not(found: Found, otherwise: str) -> str:
     """Why the stress stage left its parts, where it could not run the engine; else the usual reason."""
-    left = found.stress.get("not_run")
-    return str(left["why"]) if left and left["what"] else otherwise
+    left = left_out(found)
+    return otherwise if left is None else str(left["why"])
 
 
 def _refused(row: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Found:
 
     def table(self, name: str, split: str) -> Predictions:
         """The predictions of an engine, or of `float`, on a split. Raises DataError."""
-        path = f"predictions/{name.replace('/', '__')}-{split}.csv"
+        path = predictions.table_path(Path(), name, split).as_posix()
         stage = "profile" if name in self.built.get("engines", {}) else "validate"
         return predictions.read(checked(self.folders[stage], path, self.records[stage]))
 

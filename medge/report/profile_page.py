@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from medge.records import NOTICE, read_json
+from medge.records import NOTICE, file_stem, read_json
 from medge.report import costs, figures, profile_plots, there
 from medge.report.gather import Found, checked
 from medge.report.machine import machine
@@ -84,7 +84,7 @@ def _steady(found: Found) -> list[Timed]:
     """Every engine's raw latencies of the steady scenario, the fastest first; none where raw values are not there."""
     timed = []
     for row in costs.latencies(found):
-        path = f"raw/{row['name'].replace('/', '__')}.csv"
+        path = f"raw/{file_stem(row['name'])}.csv"
         if not (found.folders["profile"] / path).is_file():
             return []
         with open(checked(found.folders["profile"], path, found.records["profile"]), encoding="utf-8") as stream:

@@ -8,7 +8,7 @@ from typing import Any
 from medge.report.gather import Found
 from medge.report.words import count, percent, share, signed
 
-__all__ = ["corruptions", "not_run", "ood", "saliency", "worst_corruption"]
+__all__ = ["corruptions", "left_out", "not_run", "ood", "saliency", "worst_corruption"]
 
 SHOWN = 16  # pairs of saliency pictures in the page; all are in the stage's folder
 _DEEPEST = 0.25  # a difference in AUC to clean images from which a cell is as dark as it gets
@@ -16,10 +16,16 @@ _DEEPEST = 0.25  # a difference in AUC to clean images from which a cell is as d
 
 def not_run(found: Found) -> str | None:
     """What the stage was asked for and did not do, and why; None where it did all of it."""
+    left = left_out(found)
+    return None if left is None else f"Not tried: {'; '.join(left['what'])}. {left['why']}.{left.get('so', '')}"
+
+
+def left_out(found: Found) -> dict[str, Any] | None:
+    """{"what": [words], "why": words} of what the stage was asked for and did not do; None where it did all of it."""
     left = found.stress.get("not_run")
-    if not left or not left["what"]:
-        return None
-    return f"Not tried: {'; '.join(left['what'])}. {left['why']}."
+    if isinstance(left, str):  # as an earlier medge wrote it
+        left = {"what": [left], "why": left}
+    return left if left and left["what"] else None
 
 
 def corruptions(found: Found) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ __all__ = ["Margins", "ValidateSection"]
 
 
 class Margins(Section):
-    """The gate: engine minus float must stay above the first four, at most the last two (validation.md)."""
+    """The gate: engine minus float must stay above the first five, at most the last two."""
 
     auc: Annotated[float, Field(lt=0)] = -0.01
     sensitivity: Annotated[float, Field(lt=0)] = -0.02

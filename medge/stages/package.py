@@ -10,20 +10,18 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from medge import built, console, golden, manifest, receipts
+from medge import built, bundle_readme, console, golden, manifest, receipts
 from medge.built import Place
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import GateFailed, IntegrityError, ToolError
 from medge.package_runtime import runtime_files, write_runtime
+from medge.predictions import FLOAT, table_path
 from medge.receipts import Receipt
 from medge.records import (
-    NOTICE,
     read_json,
     sha256_of_file,
     sha256_of_json,
@@ -34,7 +32,6 @@ from medge.records import (
 from medge.runtime import bundle as bundles
 from medge.runtime.bundle import RUNTIME, SEAL, OperatingPoint
 from medge.sections import PackageSection
-from medge.stages.validate import FLOAT, table_path
 from medge.workspace import Inputs
 
 __all__ = ["DEPLOY", "fingerprint", "publish", "run"]
@@ -85,7 +82,7 @@ def run(section: PackageSection, inputs: Inputs, work: Path, seed: int) -> dict[
 def fingerprint(section: PackageSection) -> str:
     """The code that a bundle carries, so that another runtime makes another bundle."""
     contents = {name: hashlib.sha256(content).hexdigest() for name, content in runtime_files([]).items()}
-    return sha256_of_json([contents, _template()])
+    return sha256_of_json([contents, bundle_readme.template()])
 
 
 def publish(stage_folder: Path, name: str) -> Path:
@@ -200,102 +197,13 @@ def _write_bundle(
             receipt=receipt, judged_there=place.built_there,
         )  # fmt: skip
 
-    write_text(folder / "README.md", _readme(compose(), receipt))
+    write_text(folder / "README.md", bundle_readme.text(compose(), receipt))
     write_json(folder / bundles.MANIFEST, compose())
     bundles.seal(folder)
 
 
 def _golden_limits(ood: dict[str, Any]) -> dict[str, Any]:
     return {"ood_scores": ood["test_scores"], "ood_threshold": ood["manifest"]["threshold"]}
-
-
-def _refusal_text(ood: dict[str, Any] | None) -> str:
-    """What the bundle's README says of images unlike the validated ones."""
-    if ood is None:
-        return "It judges any picture, also one of something else: look at what you give it."
-    test = ood["test"]
-    sets = ", ".join(f"{one['refused']} of {one['images']} {name}" for name, one in ood["sets"].items())
-    return (
-        f"An image unlike the training images is refused too, by the engine's own features (`ood_score` above "
-        f"{ood['threshold']:.4g}). Refused when it was made: {sets}; and wrongly {test['refused']} of {test['images']} "
-        "test images. What is like enough to pass can still be judged wrongly."
-    )
-
-
-def _readme(document: dict[str, Any], receipt: Receipt | None) -> str:
-    """For the person at the device."""
-    point, engine = document["operating_point"], document["engines"][0]
-    two = point["threshold"] is not None
-    synthetic = document["provenance"]["data"]["synthetic"]
-    counts = document["provenance"]["data"]["counts"].get("test", {})
-    return Template(_template()).substitute(
-        name=document["name"],
-        labels=", ".join(document["labels"]),
-        notice=NOTICE.capitalize(),
-        synthetic=_SYNTHETIC if synthetic else "",
-        requires=engine["requires"],
-        vectors=len(document["golden"]),
-        cpu=document["validated_on"]["cpu"],
-        validated_by=document["validated_on"]["by"],
-        temperature=f"{point['temperature']:.4g}",
-        decision=(
-            f"`{point['positive']}` where its probability reaches the threshold, else the other class."
-            if two
-            else "the most probable class."
-        ),
-        threshold=f"{point['threshold']:.4g} (rule: {point['rule']})." if two else "none, with more than two classes.",
-        refusal=_refusal_text(document["ood"]),
-        test_images=sum(counts.values()),
-        verdict=document["metrics"]["verdict"],
-        metrics=_metric_table(document["metrics"]),
-        decided_at=_decided_at(point, receipt),
-        sentence=document["metrics"]["chosen_because"] or "chosen by hand.",
-        data=f"{document['provenance']['data']['name']}{', synthetic' if synthetic else ''}",
-        engine=f"{engine['variant']}/{engine['backend']}-{engine['precision']}",
-        megabytes=f"{sum(file['bytes'] for file in engine['files']) / 1e6:.1f}",
-    )
-
-
-def _template() -> str:
-    return resources.files("medge").joinpath("bundle_readme.md").read_text(encoding="utf-8")
-
-
-_SYNTHETIC = """
-**Made from synthetic images: drawn, not acquired. It knows nothing about patients; use it to try the software only.**
-"""
-
-
-def _decided_at(point: dict[str, Any], receipt: Receipt | None) -> str:
-    """At which threshold the table counts decisions, and at which the receipt does."""
-    by = "of the most probable class"
-    if point["threshold"] is not None:
-        by = f"at the operating threshold {point['threshold']:.4g} (probability after temperature)"
-    text = f"Accuracy, sensitivity and what else counts decisions is {by}; AUC needs no threshold."
-    metrics = None if receipt is None else receipt.metrics
-    if receipt is None or not metrics or point["threshold"] is None:
-        return text
-    return (
-        f"{text} The receipt's accuracy on {receipt.device}, {metrics['accuracy']:.3f} of {metrics['images']} "
-        f"{metrics['set']} images, counts the most probable class instead (threshold 0.5)."
-    )
-
-
-def _metric_table(metrics: dict[str, Any]) -> str:
-    """Markdown: value and 95 % interval, of the float model and of the engine."""
-    lines = ["| | float model | this engine |", "|---|---|---|"]
-    for name, of_engine in metrics["engine"].items():
-        of_float = metrics["float"].get(name)
-        if isinstance(of_engine, dict) and isinstance(of_float, dict) and "value" in of_engine:
-            lines.append(f"| {name.replace('_', ' ')} | {_interval(of_float)} | {_interval(of_engine)} |")
-    return "\n".join(lines)
-
-
-def _interval(metric: dict[str, Any]) -> str:
-    if metric.get("value") is None:
-        return "not defined"
-    bounds = [metric.get("lower"), metric.get("upper")]
-    interval = "" if None in bounds else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
-    return f"{metric['value']:.3f}{interval}"
 
 
 def _pass_selftest(folder: Path) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import shutil
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ from medge.data import dataset
 from medge.errors import RecipeError, ToolError
 from medge.interleave import CONTROL, Interleaved, Series
 from medge.measuring import Conditions
-from medge.records import Engine, sha256_of_json, to_json, write_json
+from medge.records import Engine, file_stem, sha256_of_json, to_json, write_json
 from medge.runtime.bench import BLOCK, latency_of
-from medge.runtime.machine import machine
+from medge.runtime.machine import cores_allowed, machine
 from medge.sections import ProfileSection
 from medge.statistics.latency import Ratio, paired_ratio
 from medge.workspace import Inputs
 
 __all__ = [
-    "AA_TOLERANCE", "assemble", "conditions_of", "control_of", "estimates", "fingerprint", "refuse_threads", "run",
+    "AA_TOLERANCE", "assemble", "conditions_of", "estimates", "fingerprint", "refuse_threads", "run", "steadiness",
     "values_of", "write_images", "write_raw", "write_raw_scenarios",
 ]  # fmt: skip
 
@@ -59,8 +59,8 @@ def run(section: ProfileSection, inputs: Inputs, work: Path, seed: int) -> dict[
         return remote_profile.run(section, inputs, work, seed)
     device = plugins.load("devices", section.device)
     found = engines.load_all(inputs["compile"].folder)
-    refuse_threads(section, _cores_allowed(), "this machine")
-    threads = section.threads or _cores_allowed()
+    refuse_threads(section, cores_allowed(), "this machine")
+    threads = section.threads or cores_allowed()
     scratch = work / "scratch"
     scratch.mkdir(exist_ok=True)
     images = write_images(inputs["data"].folder, scratch / "images.npy")
@@ -125,10 +125,6 @@ def estimates(section: ProfileSection, inputs: Inputs, report: dict[str, Any]) -
     return estimate.report(graphs, section.estimate, host=host, measured=report["engines"])
 
 
-def _cores_allowed() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def write_images(data_folder: Path, path: Path) -> Path:
     """A few validation images as a .npy file (time does not depend on which, and test images stay untouched)."""
     data = dataset.load(data_folder)
@@ -151,8 +147,7 @@ def write_raw(folder: Path, series: dict[str, Series]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a killed attempt may have left other engines' values
     folder.mkdir()
     for name, one in series.items():
-        stem = name.replace("/", "__").replace(" ", "-")
-        with open(folder / f"{stem}.csv", "w", encoding="utf-8", newline="") as stream:
+        with open(folder / f"{file_stem(name)}.csv", "w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["block", "place", "query", "wall_ns", "block_cpu_ns"])
             for block, (wall, cpu, place) in enumerate(zip(one.wall_ns, one.cpu_ns, one.order, strict=True)):
@@ -175,11 +170,9 @@ def assemble(
     sizes = {engine.name: engine.bytes for engine in found}
     ratios = _all_ratios(medians, seed=seed)
     latencies = {name: {**_latency(one), "bytes": sizes[name]} for name, one in series.items()}
-    control = control_of(measured, seed=seed)
-    others = scenario_results.summarise(
-        raw_scenarios or {}, {name: one["p50_ms"] for name, one in latencies.items()}, seed=seed
+    control, others, stability = steadiness(
+        measured, latencies, raw_scenarios or {}, device.get("samples", []), seed=seed
     )
-    stability = scenario_results.stability(control, others, device.get("samples", []), engines=latencies)
     for reason in stability["reasons"] if stability["verdict"] == "unstable" else []:
         console.warn(f"unstable: {reason}.")
     return {
@@ -232,7 +225,18 @@ def _to(name: str, other: str | None, ratios: dict[str, Any]) -> dict[str, Any] 
     return {"to": other, **ratios[name][other]}
 
 
-def control_of(measured: Interleaved, *, seed: int) -> dict[str, Any]:
+def steadiness(
+    measured: Interleaved, latencies: Mapping[str, Mapping[str, Any]], raw_scenarios: dict[str, Any],
+    samples: list[Any], *, seed: int,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """The A/A control, what came of the other scenarios, and the verdict on the machine that both lead to."""
+    control = _control_of(measured, seed=seed)
+    medians = {name: one["p50_ms"] for name, one in latencies.items()}
+    others = scenario_results.summarise(raw_scenarios, medians, seed=seed)
+    return control, others, scenario_results.stability(control, others, samples, engines=latencies)
+
+
+def _control_of(measured: Interleaved, *, seed: int) -> dict[str, Any]:
     """The same engine in two workers. `verdict`: stable, unstable, or not measured (with the reason)."""
     reference = measured.reference
     if reference is None or CONTROL not in measured.series or reference not in measured.series:

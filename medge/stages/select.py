@@ -15,11 +15,10 @@ import numpy as np
 
 from medge import built, console, engines, predictions
 from medge.errors import ToolError
-from medge.predictions import Predictions
+from medge.predictions import Predictions, table_path
 from medge.records import Engine, read_json, write_json
 from medge.sections import SelectSection
 from medge.selection import Candidate, Choice, Limits, Ratios, choose, scaled_threshold
-from medge.stages.validate import table_path
 from medge.statistics.latency import Ratio
 from medge.statistics.scores import positive_score, softmax
 from medge.workspace import Inputs

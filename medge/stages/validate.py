@@ -6,7 +6,6 @@ Writes `predictions/<engine>-<split>.csv`, `predictions/float-<split>.csv` (the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,16 @@ from medge import console, engines, predictions, protocol_log
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import DataError, ToolError
-from medge.predictions import Predictions
+from medge.predictions import FLOAT, Predictions, table_path
 from medge.records import NOTICE, Engine, sha256_of_json, to_json, write_json
 from medge.runtime.child import logits_in_child
+from medge.runtime.machine import cores_allowed
 from medge.sections import ValidateSection
 from medge.trial import Trial, judge
 from medge.verdicts import reasons, verdict_table
 from medge.workspace import Inputs
 
-__all__ = ["FLOAT", "run", "table_path"]
-
-FLOAT = "float"  # the reference's name among the tables; an engine's always holds a slash
+__all__ = ["run"]
 
 
 def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
@@ -61,11 +59,6 @@ def run(section: ValidateSection, inputs: Inputs, work: Path, seed: int) -> dict
     if caution := protocol_log.caution(seen):
         console.warn(caution)
     return {"engines": {name: {split: t.verdict for split, t in of.items()} for name, of in trials.items()}}
-
-
-def table_path(stage_folder: Path, name: str, split: str) -> Path:
-    """Where the predictions of an engine, or of `float`, on a split lie in the stage's folder."""
-    return stage_folder / "predictions" / f"{name.replace('/', '__')}-{split}.csv"
 
 
 def _start_clean(work: Path) -> None:
@@ -126,7 +119,7 @@ def _logits(
             rows=rows,
             height=data.preprocess.height,
             width=data.preprocess.width,
-            threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            threads=cores_allowed(),
             output=output,
             advance=advance,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medge import cli, conversation, device_book, link
+from medge import cli, conversation, device_book, link_errors
 from medge.device_book import Device
 from medge.errors import IntegrityError, MissingError, RecipeError
 from medge.job import supervisor
@@ -183,7 +183,7 @@ def test_a_host_key_that_changed_is_recorded_again_with_everything_that_was_reco
     asyncssh = pytest.importorskip("asyncssh", reason="needs the extra ssh")
     device_book.add(RECORDED)
     for error in (asyncssh.HostKeyNotVerifiable("no"), asyncssh.PermissionDenied("no"), ConnectionRefusedError()):
-        fix = link._explained(error, RECORDED, 1.0, connecting=True, logged_in=False).fix
+        fix = link_errors.explained(error, RECORDED, 1.0, connecting=True, logged_in=False).fix
         assert "medge devices remove cart7; medge devices add cart7 " in fix
         assert "--folder /data --python /venv/bin/python" in fix
 

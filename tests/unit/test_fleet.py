@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medge import device_book, fleet, profile_commands
+from medge import device_book, fleet, profile_commands, profile_options
 from medge.device_book import Device
 from medge.errors import MissingError, RecipeError, ToolError
 from medge.recipe import Recipe
@@ -76,10 +76,10 @@ def test_two_devices_are_measured_at_once_and_a_third_that_is_off_is_named(cart:
 
 
 def test_several_names_or_all_of_a_kind_are_a_fleet(cart: Device, tmp_path: Path) -> None:
-    assert profile_commands.is_fleet(["a", "b"])
-    assert profile_commands.is_fleet(["all:linux"])
-    assert not profile_commands.is_fleet(["a"])
-    assert not profile_commands.is_fleet(None)
+    assert profile_options.is_fleet(["a", "b"])
+    assert profile_options.is_fleet(["all:linux"])
+    assert not profile_options.is_fleet(["a"])
+    assert not profile_options.is_fleet(None)
     with pytest.raises(MissingError, match="No device of kind linux") as caught:
         profile_commands.measure_fleet(tmp_path, Recipe(), ["all:linux"])
     assert "medge devices add NAME ssh://user@host --kind linux" in caught.value.fix

@@ -230,11 +230,11 @@ def test_a_model_that_is_good_enough_is_not_searched() -> None:
 def test_parts_are_split_down_to_single_layers_by_their_modules() -> None:
     names = ["b.stem", "b.blocks.0.a", "b.blocks.0.b", "b.blocks.1.a", "b.blocks.1:add"]
     layers = [quantised.Layer(name, frozenset({name})) for name in names]
-    parts = rollback.split(layers)
+    parts = rollback._split(layers)
     assert [[layer.name for layer in part] for part in parts] == [names[:1], names[1:]]
-    assert [len(part) for part in rollback.split(parts[1])] == [2, 2]
+    assert [len(part) for part in rollback._split(parts[1])] == [2, 2]
     many = [quantised.Layer(f"b.{k}", frozenset()) for k in range(30)]
-    assert [len(part) for part in rollback.split(many)] == [15, 15]
+    assert [len(part) for part in rollback._split(many)] == [15, 15]
 
 
 def test_squeezes_are_whole_layers_and_a_sequence_of_layers_is_none() -> None:

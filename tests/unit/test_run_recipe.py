@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medge import measured, run_recipe
+from medge import profile_options, run_recipe
 from medge.errors import RecipeError, ToolError
 from medge.recipe import Recipe, dump, parse, with_settings
 from medge.run_recipe import noted
@@ -59,16 +59,16 @@ def test_a_new_run_and_a_whole_recipe_are_kept_though_a_stage_fails(run: Path, t
 
 def test_options_that_change_a_machine_do_not_last() -> None:
     changes = ["profile.device=cart7", "profile.power_mode='15W'", "profile.lock_clocks=true"]
-    assert measured.lasting(changes) == ["profile.device=cart7"]
+    assert profile_options.lasting(changes) == ["profile.device=cart7"]
 
 
 def test_a_recipe_that_changes_the_machine_says_so_and_how_to_undo_it(capsys: pytest.CaptureFixture[str]) -> None:
     kept = ProfileSection(power_mode="15W", lock_clocks=True)
-    measured.tell_of_power(kept)
+    profile_options.tell_of_power(kept)
     assert capsys.readouterr().err.strip() == (
-        "recipe: power mode 15W, clocks locked while it is measured; --set profile.power_mode=null "
-        "--set profile.lock_clocks=false undoes it"
+        "recipe: power mode 15W, clocks locked while it is measured; to switch this off: --set profile.power_mode=null "
+        "--set profile.lock_clocks=false"
     )
-    measured.tell_of_power(ProfileSection(power_mode="25W"), ProfileSection(power_mode="15W"))
-    measured.tell_of_power(ProfileSection(power_mode="25W", lock_clocks=True), ProfileSection())
+    profile_options.tell_of_power(ProfileSection(power_mode="25W"), ProfileSection(power_mode="15W"))
+    profile_options.tell_of_power(ProfileSection(power_mode="25W", lock_clocks=True), ProfileSection())
     assert capsys.readouterr().err == ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medge import measured, recipe, scenario_results, scenarios
+from medge import profile_options, recipe, scenario_results, scenarios
 from medge.errors import RecipeError
 from medge.runtime import bench
 from medge.stages import profile
@@ -111,13 +111,13 @@ def test_a_sweep_stands_in_the_record_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_the_options_name_a_sweep() -> None:
-    options: dict[str, Any] = {"device": None, "power_mode": None, "lock_clocks": False, "estimate": None}
-    changes = measured.profile_settings(**options, scenarios=None, batch_sizes=["1,8"], threads=["2"])
+    options: dict[str, Any] = {"power_mode": None, "lock_clocks": False, "estimate": None}
+    changes = profile_options.settings_of(**options, scenarios=None, batch_sizes=["1,8"], threads=["2"])
     section = recipe.parse(recipe.with_settings({}, changes), origin="test").profile
     assert section.scenarios == ("steady", "sweep")
     assert (section.sweep.batch_sizes, section.sweep.threads) == ((1, 8), (2,))
     assert section.threads is None  # steady keeps its own
-    both = measured.profile_settings(**options, scenarios=["cold", "sweep"], batch_sizes=["2"], threads=None)
+    both = profile_options.settings_of(**options, scenarios=["cold", "sweep"], batch_sizes=["2"], threads=None)
     assert recipe.parse(recipe.with_settings({}, both), origin="test").profile.scenarios == ("steady", "cold", "sweep")
 
 
@@ -145,9 +145,9 @@ def test_more_threads_than_the_machine_has_are_refused_before_anything_is_measur
 
 
 def test_numbers_may_be_given_one_by_one_or_with_commas() -> None:
-    options: dict[str, Any] = {"device": None, "power_mode": None, "lock_clocks": False, "estimate": None}
-    both = measured.profile_settings(**options, scenarios=None, batch_sizes=["1, 4", "8"])
+    options: dict[str, Any] = {"power_mode": None, "lock_clocks": False, "estimate": None}
+    both = profile_options.settings_of(**options, scenarios=None, batch_sizes=["1, 4", "8"])
     assert "profile.sweep.batch_sizes=[1, 4, 8]" in both
-    with pytest.raises(RecipeError, match="--batch-size '1x' is no whole number") as caught:
-        measured.profile_settings(**options, scenarios=None, batch_sizes=["1x"])
+    with pytest.raises(RecipeError, match="--batch-size '1x' is not a whole number") as caught:
+        profile_options.settings_of(**options, scenarios=None, batch_sizes=["1x"])
     assert "--batch-size 1 --batch-size 4" in caught.value.fix

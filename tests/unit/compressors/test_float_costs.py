@@ -54,15 +54,15 @@ def test_an_engine_for_each_more_layer_is_measured_once_and_the_model_left_as_it
     rows = data.indices("validation")
     before = predict(model, data, rows, description="")
     clock = _clock(data, tmp_path / "latency")
-    found = float_costs.costs(clock, model, LAYERS, key="a")
+    found = float_costs.costs(clock, model, LAYERS, key="a", seconds=600)
     whole = asked[0][0]
     assert asked == [[whole, whole - 1, whole - 2]]
     assert all(ms > 0 and ratio.lower <= ratio.ratio <= ratio.upper for ms, ratio in found)
     assert len(found) == 2
     assert np.array_equal(before, predict(model, data, rows, description=""))
-    assert float_costs.costs(clock, model, LAYERS, key="a") == found
+    assert float_costs.costs(clock, model, LAYERS, key="a", seconds=600) == found
     assert len(asked) == 1
-    float_costs.costs(clock, model, LAYERS[:1], key="a")
+    float_costs.costs(clock, model, LAYERS[:1], key="a", seconds=600)
     assert len(asked) == 2
 
 
@@ -81,7 +81,7 @@ def test_milliseconds_are_those_that_the_layer_adds(
         QuickBench, "medians", lambda self, built: {e.name: s for (e, _), s in zip(built, series, strict=True)}
     )
     clock = _clock(data, tmp_path / "latency")
-    assert float_costs.words(clock, model, LAYERS, key="a") == [
+    assert float_costs.words(clock, model, LAYERS, key="a", seconds=600) == [
         "+0.200 ms [+0.200, +0.200] on openvino here",
         "-0.110 ms [-0.110, -0.110] on openvino here",
     ]
@@ -92,7 +92,7 @@ def test_a_backend_that_is_not_here_is_said(data: Any, model: Any, tmp_path: Pat
 
     if plugins.load("backends", "tensorrt").missing("int8") is None:
         pytest.skip("TensorRT runs here")
-    said = float_costs.words(_clock(data, tmp_path / "latency", "tensorrt"), model, LAYERS, key="a")
+    said = float_costs.words(_clock(data, tmp_path / "latency", "tensorrt"), model, LAYERS, key="a", seconds=600)
     assert len(said) == 2
     assert said[0].startswith("its latency is not known (tensorrt cannot run int8 here")
 
@@ -108,7 +108,9 @@ def test_a_backend_that_is_not_here_is_said(data: Any, model: Any, tmp_path: Pat
 def test_the_log_says_what_each_layer_costs(
     section: Rollback, seconds: float, words: str, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(float_costs, "costs", lambda *a, **k: [(2.0, Ratio(1.01, 1.005, 1.015))])
+    monkeypatch.setattr(
+        float_costs, "costs", lambda *a, seconds, **k: [(2.0, Ratio(1.01, 1.005, 1.015))][: int(seconds > 0)]
+    )
     (tmp_path / "float").mkdir()
     (tmp_path / "float" / "model.onnx").write_bytes(b"x")
     listed: Any = type("Listed", (), {"indices": data.indices("train")[:8]})()
@@ -118,3 +120,22 @@ def test_the_log_says_what_each_layer_costs(
     made = Made(teacher, Any, {}, [])  # type: ignore[arg-type]  # neither model nor table is looked at
     found = rollback.Found(("stem",), (), True, "", 3, seconds, ("stem in float: flips.", "rollback: 3 trials."))
     assert _with_latency(found, bench, made, section, tmp_path) == [words, "rollback: 3 trials."]
+
+
+def test_many_layers_are_measured_a_few_engines_at_a_time_and_no_longer_than_may_be(
+    data: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[list[str]] = []
+    real = QuickBench.medians
+
+    def counted(self: QuickBench, built: Any) -> Any:
+        together.append([engine.variant for engine, _ in built])
+        return real(self, built)
+
+    monkeypatch.setattr(QuickBench, "medians", counted)
+    monkeypatch.setattr(float_costs, "_TOGETHER", 2)
+    clock = _clock(data, tmp_path / "latency")
+    assert float_costs.words(clock, model, LAYERS, key="a", seconds=0) == [float_costs._SPENT] * 2
+    assert together == []
+    assert len(float_costs.costs(clock, model, LAYERS, key="a", seconds=600)) == 2
+    assert together == [["0-in-float", "1-in-float"], ["1-in-float", "2-in-float"]]

@@ -37,8 +37,11 @@ class Talk:
         self.ask("hello", root=None if root is None else str(root))
 
     def ask(self, command: str, payload: bytes = b"", **keys: Any) -> Any:
-        self._in.write(json.dumps({"command": command, **keys}).encode() + b"\n" + payload)
-        return json.loads(self._out.readline())
+        self._in.write(json.dumps({"command": command, "number": 1, **keys}).encode() + b"\n" + payload)
+        answer = json.loads(self._out.readline())
+        assert answer.pop("number") == 1
+        answer.pop("follows")
+        return answer
 
     def open(self, job: str, *, grace_seconds: float = 30.0, keep: bool = True) -> Any:
         return self.ask("open", job=job, who="tester", grace_seconds=grace_seconds, keep=keep)
@@ -86,7 +89,9 @@ def test_half_a_file_is_never_taken_for_a_whole_one_and_goes_on_where_it_stopped
     first = Talk(root)
     first.open("a")
     first._in.write(
-        json.dumps({"command": "put", "sha256": SHA256, "bytes": len(CONTENT), "offset": 0, "private": False}).encode()
+        json.dumps(
+            {"command": "put", "number": 1, "sha256": SHA256, "bytes": len(CONTENT), "offset": 0, "private": False}
+        ).encode()
         + b"\n" + CONTENT[:3000]
     )  # fmt: skip
     part = root / "files" / f"{SHA256}.part"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from medge import conversation, device_book, doctor, link, remote, remote_profile
+from medge import conversation, device_book, doctor, link, link_errors, remote, remote_profile
 from medge.device_book import Device
 from medge.errors import DataError, MissingError, ToolError
 from medge.records import read_json
@@ -171,7 +171,50 @@ def test_what_all_engines_refuse_alike_is_said_once(device: Device) -> None:
     )  # fmt: skip
 
 
-def test_ctrl_c_waits_until_the_job_there_has_put_back_what_it_changed(device: Device, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_job_there_before_the_command_ends(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def interrupted(event: dict[str, Any]) -> None:
+        told.append(str(event.get("text", event["step"])))
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(tmp_path, device, interrupted)
+    assert told[-1] == "ends the job and puts back what it changed"
+    assert ended(device)
+
+
+def test_ctrl_c_in_the_middle_of_a_file_that_comes_ends_the_job_too(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = link.Link.read
+
+    def interrupted(self: Any, count: int, *, seconds: float) -> bytes:
+        real(self, count // 2, seconds=seconds)
+        monkeypatch.setattr(link.Link, "read", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(link.Link, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(tmp_path, device, lambda _: None)
+    assert ended(device)
+
+
+def run_job(tmp_path: Path, device: Device, told: Any) -> None:
+    made = made_job(tmp_path, device)
+    fetched = tmp_path / "fetched"
+    remote.run_job(device, made.spec, files=made.files, archive=made.archive, fetched=fetched, told=told, keep=False)
+
+
+def ended(device: Device) -> bool:
+    """No job holds the device's folder, and none left anything: at once, not after the host's silence."""
+    return not Path(str(device.folder)).exists()
+
+
+def test_an_answer_that_ctrl_c_left_on_the_way_is_not_taken_for_the_next_one(device: Device, tmp_path: Path) -> None:
     made = made_job(tmp_path, device)
     with conversation.connected(device) as agent:
         agent.ask("open", job=made.spec.id, who="tester", grace_seconds=30, keep=False)
@@ -270,7 +313,9 @@ class TestTheHost:
 
     @pytest.mark.parametrize("recorded", ["ssh-ed25519 AAAA", "no key at all"])
     def test_a_recorded_key_that_is_none_is_blamed_and_not_the_identity(self, device: Device, recorded: str) -> None:
-        with pytest.raises(MissingError, match=r"The host key of cart7 in .*devices\.json is none") as caught:
+        with pytest.raises(
+            MissingError, match=r"The host key of cart7 in .*devices\.json is not a valid key"
+        ) as caught:
             talk(replace(device, host_key=recorded))
         assert "medge devices remove cart7; medge devices add cart7" in caught.value.fix
 
@@ -320,13 +365,15 @@ class TestTheHost:
             threading.Thread(target=hang_up, daemon=True).start()
             through = replace(device, port=server.getsockname()[1])
             for attempt in (lambda: talk(through), lambda: link.host_key(through)):
-                with pytest.raises(link.NoLogin, match="cannot be reached: it hung up before the login") as caught:
+                with pytest.raises(
+                    link_errors.NoLogin, match="cannot be reached: it hung up before the login"
+                ) as caught:
                     attempt()
                 assert "are address and port right" in caught.value.fix
                 assert "Repeat" not in caught.value.fix
             made = made_job(tmp_path, through)
             calls.clear()
-            with pytest.raises(link.NoLogin, match="cannot be reached"):
+            with pytest.raises(link_errors.NoLogin, match="cannot be reached"):
                 remote.run_job(through, made.spec, files=made.files, archive=made.archive, fetched=tmp_path / "fetched")
             assert len(calls) <= 2 * remote._FIRST_LOGINS  # and not for minutes
 
@@ -334,7 +381,7 @@ class TestTheHost:
         cutter = Cutter(int(device.port or 0))
         with conversation.connected(cutter.through(device)) as agent:
             cutter.cut_all()
-            with pytest.raises(link.LinkCut, match=r"was cut|ended in the middle") as caught:
+            with pytest.raises(link_errors.LinkCut, match=r"was cut|ended in the middle") as caught:
                 agent.ask("hello", root=None)
         assert caught.value.fix == "Repeat the command."
         cutter.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medge import conversation, device_book, device_commands, doctor, link, remote_profile
+from medge import conversation, device_book, device_commands, doctor, link, link_errors, remote_profile
 from medge.device_book import Device
 from medge.devices import local
 from medge.errors import MissingError
@@ -105,7 +105,7 @@ def test_a_device_that_does_not_answer_is_taken_for_what_it_was(
     silent = device_book.find("cart7")
     assert silent.facts is not None
     monkeypatch.setattr(
-        conversation, "connected", lambda _: (_ for _ in ()).throw(link.LinkCut("cut", fix=""))
+        conversation, "connected", lambda _: (_ for _ in ()).throw(link_errors.LinkCut("cut", fix=""))
     )  # fmt: skip
     assert profile.fingerprint(SECTION) == before
     with pytest.raises(MissingError):

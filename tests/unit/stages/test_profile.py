@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from medge import measured as measuring
-from medge import recipe
+from medge import profile_options, recipe
 from medge.devices import local
 from medge.errors import ToolError
 from medge.records import read_json, write_json
@@ -133,11 +132,11 @@ def test_other_scenarios_stand_beside_steady_with_their_raw_values(tmp_path: Pat
 
 
 def test_the_options_of_the_command_are_settings_of_the_recipe() -> None:
-    changes = measuring.profile_settings(
-        device=None, scenarios=["soak", "cold"], power_mode="0", lock_clocks=True, estimate=["jetson-orin-nano"]
+    changes = profile_options.settings_of(
+        scenarios=["soak", "cold"], power_mode="0", lock_clocks=True, estimate=["jetson-orin-nano"]
     )
     section = recipe.parse(recipe.with_settings({}, changes), origin="test").profile
     assert section.scenarios == ("steady", "soak", "cold")
     assert (section.power_mode, section.lock_clocks, section.estimate) == ("0", True, ("jetson-orin-nano",))
-    nothing = measuring.profile_settings(device=None, scenarios=None, power_mode=None, lock_clocks=False, estimate=None)
+    nothing = profile_options.settings_of(scenarios=None, power_mode=None, lock_clocks=False, estimate=None)
     assert nothing == []
