@@ -252,8 +252,12 @@ def test_a_clock_that_jumps_is_noted_and_harms_no_figure(
 
 
 def start(stick: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-I", "job.pyz", *words], cwd=stick, text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    """As a terminal would: a shell's background job, which these tests may be, has SIGINT ignored and hands that on."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "job.pyz", *words], cwd=stick, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def test_words_that_a_job_does_not_take_are_answered_with_its_usage(tmp_path: Path, inputs: dict[str, Stage]) -> None:
