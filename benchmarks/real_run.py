@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medge.data.dataset import SPLITS
 from medge.records import NOTICE, write_json
-from medge.report.gather import gather
+from medge.report.gather import Found, gather
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,15 +51,32 @@ def condensed(run: Path) -> dict[str, Any]:
         "test_images": first["images"],
         "float": first["metrics"]["float"],
         "engines": {
-            name: {**sha256[name], "validation": of["validation"]["verdict"], **_figures(of["test"])}
+            name: {**sha256[name], **_on_validation(of["validation"]), **_figures(of["test"])}
             for name, of in found.judged.items()
         },
         "p50_ms": {name: engine["p50_ms"] for name, engine in latency.get("engines", {}).items()},
         "ratio_to_float": latency.get("ratio_to_float"),
         "aa_control": latency.get("aa_control"),
         "device": latency.get("device", {}).get("facts"),
+        "variants": {one["name"]: one["log"] for one in found.variants},
+        "images": _counts(found),
+        "refusal": (found.stress.get("ood") or {}).get("engines"),
         "choice": {key: found.choice.get(key) for key in ("chosen", "verdict", "sentence", "operating_point")},
     }
+
+
+def _counts(found: Found) -> dict[str, dict[str, int]]:
+    """Images and groups (patients, lesions) of each split that has any."""
+    data = found.data
+    if data is None:
+        return {}
+    rows = {split: data.indices(split).tolist() for split in SPLITS}
+    return {split: {"images": len(at), "groups": len({data.groups[k] for k in at})} for split, at in rows.items() if at}
+
+
+def _on_validation(trial: dict[str, Any]) -> dict[str, Any]:
+    flips = {key: trial["flips"][key] for key in ("count", "rate")}
+    return {"validation": trial["verdict"], "validation_flips": flips}
 
 
 def _figures(trial: dict[str, Any]) -> dict[str, Any]:
