@@ -24,7 +24,7 @@ def left_out(found: Found) -> dict[str, Any] | None:
     """{"what": [words], "why": words} of what the stage was asked for and did not do; None where it did all of it."""
     left = found.stress.get("not_run")
     if isinstance(left, str):  # as an earlier medge wrote it
-        left = {"what": [left], "why": left}
+        left = {"what": ["what the recipe asks of stress"], "why": left.rstrip(".")}
     return left if left and left["what"] else None
 
 

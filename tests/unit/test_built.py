@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from medge.errors import GateFailed, IntegrityError
 from medge.job.spec import Labelled, Spec
 from medge.records import File, read_json, sha256_of_file, sha256_of_json, to_json, write_json
 from medge.report import gather
+from medge.report import stress as stress_report
 from medge.runtime import bundle as bundles
 from medge.sections import PackageSection, ProfileSection, SelectSection, StressSection, ValidateSection
 from medge.stages import package, profile, select, stress
@@ -234,13 +236,25 @@ def test_stress_says_what_it_did_not_try_since_only_the_device_can_run_it(
     after = chosen(scored, tmp_path).then("stress", stress, StressSection(), tmp_path / "8-stress")
     document = read_json(after.folder("stress") / "stress.json")
     assert (document["corruptions"], document["ood"], document["saliency"]) == (None, None, [])
-    assert document["not_run"] == after.values("stress")["not_run"] == {
-        "what": ["corrupted images", "the refusal of unlike images, so the bundle judges any picture",
-                 "pictures of where the model looks"],
-        "why": f"{NAME} was built on cart7 and runs there only",
-    }  # fmt: skip
+    assert (
+        document["not_run"]
+        == after.values("stress")["not_run"]
+        == {
+            "what": ["corrupted images", "the refusal of unlike images", "pictures of where the model looks"],
+            "why": f"{NAME} was built on cart7 and runs there only",
+            "so": " So the bundle judges any picture.",
+        }
+    )
     said = " ".join(capsys.readouterr().err.split())
     assert f"{NAME} was built on cart7 and runs there only. Not tried: corrupted images; the refusal of unlike" in said
+
+
+def test_what_an_earlier_medge_wrote_of_it_is_read_and_said_once() -> None:
+    earlier: Any = SimpleNamespace(stress={"not_run": f"{NAME} was built on cart7 and runs there only"})
+    said = stress_report.not_run(earlier)
+    assert said == f"Not tried: what the recipe asks of stress. {NAME} was built on cart7 and runs there only."
+    nothing: Any = SimpleNamespace(stress={})
+    assert stress_report.not_run(nothing) is None
 
 
 def test_stress_does_not_claim_to_have_left_what_was_not_asked_for(scored: Measured, tmp_path: Path) -> None:
