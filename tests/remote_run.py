@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from medge import conversation, remote_profile
 from medge.device_book import Device
 from medge.job.territory import MARKER
 from medge.records import sha256_of_file, write_json
 from medge.sections import ProfileSection
+from medge.stages import profile
 from medge.workspace import Stage
 from tests.synthetic_run import write_data
 
@@ -60,3 +62,21 @@ def left(device: Device) -> list[str]:
     return sorted(
         path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and path.name != MARKER
     )
+
+
+def measured(tmp_path: Path, engines: Any = None, **changes: Any) -> tuple[dict[str, Any], Path]:
+    inputs = write_inputs(tmp_path / "run", engines)
+    work = tmp_path / "work"
+    work.mkdir()
+    return profile.run(SECTION.model_copy(update=changes), inputs, work, 0), work
+
+
+def made_job(tmp_path: Path, device: Device) -> remote_profile.Made:
+    (tmp_path / "scratch").mkdir()
+    inputs = write_inputs(tmp_path / "run")
+    return remote_profile.make(SECTION, inputs, tmp_path / "scratch", device=device, seed=0)
+
+
+def talk(device: Device) -> dict[str, Any]:
+    with conversation.connected(device) as agent:
+        return agent.hello

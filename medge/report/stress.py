@@ -17,7 +17,7 @@ _DEEPEST = 0.25  # a difference in AUC to clean images from which a cell is as d
 def not_run(found: Found) -> str | None:
     """What the stage was asked for and did not do, and why; None where it did all of it."""
     left = left_out(found)
-    return None if left is None else f"Not tried: {'; '.join(left['what'])}. {left['why']}.{left.get('so', '')}"
+    return None if left is None else f"Not tried: {'; '.join(left['what'])}. {left['why']}."
 
 
 def left_out(found: Found) -> dict[str, Any] | None:

@@ -76,18 +76,17 @@ def _not_run(section: StressSection, choice: dict[str, Any], work: Path) -> dict
     name, device = choice["chosen"], choice["built_on"]["device"]
     asked = {
         "corrupted images": section.corruptions is not None,
-        "the refusal of unlike images": section.ood is not None,
+        "the refusal of unlike images (the bundle judges any picture)": section.ood is not None,
         "pictures of where the model looks": section.saliency > 0,
     }
     what = [words for words, wanted in asked.items() if wanted]
     why = f"{name} was built on {device} and runs there only"
-    so = " So the bundle judges any picture." if section.ood is not None else ""
     document = {
         "schema": 1, "engine": name, "reference": None, "corruptions": None, "ood": None, "saliency": [],
-        "not_run": {"what": what, "why": why, "so": so},
+        "not_run": {"what": what, "why": why},
     }  # fmt: skip
     if what:
-        console.warn(f"{why}. Not tried: {'; '.join(what)}.{so}")
+        console.warn(f"{why}. Not tried: {'; '.join(what)}.")
     write_json(work / "stress.json", document)
     return _values(document)
 

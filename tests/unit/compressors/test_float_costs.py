@@ -32,6 +32,20 @@ def _clock(data: Any, work: Path, backend: str = "openvino") -> QuickBench:
     return QuickBench(data, data.indices("train")[:8], backend, work, rounds=10, seconds=0.01, warmup_seconds=0.01)
 
 
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """Of each measurement, as they are made: the integer layers of each engine, by name."""
+    made: list[dict[str, int]] = []
+    real = QuickBench.medians
+
+    def counted(self: QuickBench, built: Any) -> Any:
+        made.append({engine.variant: _integer_layers(folder) for engine, folder in built})
+        return real(self, built)
+
+    monkeypatch.setattr(QuickBench, "medians", counted)
+    return made
+
+
 def _integer_layers(folder: Path) -> int:
     import onnx
 
@@ -41,29 +55,21 @@ def _integer_layers(folder: Path) -> int:
 
 
 def test_an_engine_for_each_more_layer_is_measured_once_and_the_model_left_as_it_was(
-    data: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Any, model: Any, tmp_path: Path, together: list[dict[str, int]]
 ) -> None:
-    asked: list[list[int]] = []
-    real = QuickBench.medians
-
-    def counted(self: QuickBench, built: Any) -> Any:
-        asked.append([_integer_layers(folder) for _, folder in built])
-        return real(self, built)
-
-    monkeypatch.setattr(QuickBench, "medians", counted)
     rows = data.indices("validation")
     before = predict(model, data, rows, description="")
     clock = _clock(data, tmp_path / "latency")
     found = float_costs.costs(clock, model, LAYERS, key="a", seconds=600)
-    whole = asked[0][0]
-    assert asked == [[whole, whole - 1, whole - 2]]
+    whole = together[0]["0-in-float"]
+    assert together == [{"0-in-float": whole, "1-in-float": whole - 1, "2-in-float": whole - 2}]
     assert all(ms > 0 and ratio.lower <= ratio.ratio <= ratio.upper for ms, ratio in found)
     assert len(found) == 2
     assert np.array_equal(before, predict(model, data, rows, description=""))
     assert float_costs.costs(clock, model, LAYERS, key="a", seconds=600) == found
-    assert len(asked) == 1
+    assert len(together) == 1
     float_costs.costs(clock, model, LAYERS[:1], key="a", seconds=600)
-    assert len(asked) == 2
+    assert len(together) == 2
 
 
 def test_milliseconds_are_those_that_the_layer_adds(
@@ -123,19 +129,11 @@ def test_the_log_says_what_each_layer_costs(
 
 
 def test_many_layers_are_measured_a_few_engines_at_a_time_and_no_longer_than_may_be(
-    data: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Any, model: Any, tmp_path: Path, together: list[dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together: list[list[str]] = []
-    real = QuickBench.medians
-
-    def counted(self: QuickBench, built: Any) -> Any:
-        together.append([engine.variant for engine, _ in built])
-        return real(self, built)
-
-    monkeypatch.setattr(QuickBench, "medians", counted)
     monkeypatch.setattr(float_costs, "_TOGETHER", 2)
     clock = _clock(data, tmp_path / "latency")
     assert float_costs.words(clock, model, LAYERS, key="a", seconds=0) == [float_costs._SPENT] * 2
     assert together == []
     assert len(float_costs.costs(clock, model, LAYERS, key="a", seconds=600)) == 2
-    assert together == [["0-in-float", "1-in-float"], ["1-in-float", "2-in-float"]]
+    assert [list(one) for one in together] == [["0-in-float", "1-in-float"], ["1-in-float", "2-in-float"]]
