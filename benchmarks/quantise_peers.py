@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--finetuned", type=Path, help="medge's own checkpoint, for medge-all-layers")
     chosen = parser.parse_args()
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # the documented way to block a module
     sys.path.append(str(ROOT))
     make, packages = METHODS[chosen.method]

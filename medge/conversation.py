@@ -54,6 +54,7 @@ class Agent:
     def __init__(self, link: Link, device: Device) -> None:
         self._link, self._device = link, device
         self.hello: dict[str, Any] = {}
+        self.clock_ahead_seconds = 0.0
         self._asked = 0
 
     def begin(self) -> None:
@@ -68,6 +69,7 @@ class Agent:
         sources = _agent_sources()
         self._link.write(b"%8d" % len(sources) + sources)
         self.hello = self.ask("hello", root=self._device.folder)
+        self.clock_ahead_seconds = self.hello["time"] - time.time()
 
     def ask(self, command: str, *, payload: bytes = b"", seconds: float = 60.0, **keys: Any) -> dict[str, Any]:
         """The answer to a request. Raises what the device names, LinkCut, or ToolError for an answer that is none."""
@@ -186,7 +188,7 @@ def _garbage(device: Device, seen: bytes) -> ToolError:
 def _agent_sources() -> bytes:
     """The agent's modules in the order of their imports, as JSON: [[name, source]]."""
     folder = Path(medge.__file__).parent / "job"
-    parts = [["medge", ""], ["medge.job", ""]]
+    parts = [["medge", Path(medge.__file__).read_text(encoding="utf-8")], ["medge.job", ""]]
     for name in ("territory", "supervisor", "agent"):
         parts.append([f"medge.job.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")])
     return json.dumps(parts).encode()

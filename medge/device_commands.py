@@ -79,7 +79,8 @@ def remove(name: str) -> Outcome:
         return _shown(gone, f"{name} is forgotten.")
     return _shown(
         gone,
-        f"{name} is forgotten. What jobs kept there, in {gone.folder or '~/.cache/medge'}, stays. To have it gone: "
+        f"{name} is forgotten. What jobs kept there, in {gone.folder or '~/.cache/medge'}, stays, if anything does. To "
+        "have it gone: "
         f"{device_book.add_command(gone)}; medge devices clean {name}; medge devices remove {name}",
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from medge import plugins
@@ -47,7 +46,7 @@ def _examine(agent: Agent, device: Device) -> list[Check]:
         _package(agent, device, "PIL", "Pillow"),
         _engines(agent, device),
         *_space(agent, device),
-        _clock(hello["time"]),
+        _clock(agent.clock_ahead_seconds),
         kind,
         *(_facts(agent, device) if kind.ok else []),
     ]
@@ -100,8 +99,7 @@ def _space(agent: Agent, device: Device) -> list[Check]:
     return [folder, Check("job", False, f"busy with {answer['busy']}", "Wait until the job has ended, then ask again.")]
 
 
-def _clock(there: float) -> Check:
-    off = there - time.time()
+def _clock(off: float) -> Check:
     if abs(off) > _CLOCK_SECONDS:
         return Check("clock", False, f"{off:+.0f} s from this machine's", "Set it: timedatectl set-ntp true")
     return Check("clock", True, f"{off:+.1f} s from this machine's")

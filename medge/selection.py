@@ -89,7 +89,7 @@ def choose(
     if chosen_or_none is None:
         return Choice(None, None, tuple(judged), _sentence_for_none(judged))
     next_best = _best([c for c in kept if c is not chosen_or_none], ratios, prefer=prefer)
-    sentence = _sentence(chosen_or_none, next_best, ratios, prefer=prefer, kept=len(kept))
+    sentence = _sentence(chosen_or_none, next_best, kept, ratios, prefer=prefer)
     sentence += _faster_but_dropped(chosen_or_none, judged)
     return Choice(chosen_or_none, next_best, tuple(judged), sentence)
 
@@ -168,16 +168,23 @@ def _named(judged: Sequence[Candidate], engine: str) -> Candidate:
     raise RecipeError(f"select.engine: no engine '{engine}' in this run.", fix=plugins.nearest(engine, names))
 
 
-def _sentence(chosen: Candidate, next_best: Candidate | None, ratios: Ratios, *, prefer: Preference, kept: int) -> str:
+def _sentence(
+    chosen: Candidate, next_best: Candidate | None, kept: Sequence[Candidate], ratios: Ratios, *, prefer: Preference
+) -> str:
     why = {
         "latency": "the fastest",
         "size": "the smallest",
         "auc": "the one with the highest lower bound of AUC",
     }[prefer]
-    if kept == 1:
+    fastest = min(kept, key=lambda c: (c.p50_ms, c.name))
+    if prefer == "latency" and chosen.p50_ms > fastest.p50_ms:  # `_best` says what decides between them
+        why = f"as fast as {fastest.name}, the fastest, within noise, and the better one otherwise,"
+    if len(kept) == 1:
         return f"{_described(chosen)} is the only candidate that fails neither the gate on validation nor a limit."
-    fastest = f"{_described(chosen)} is {why} of {kept} candidates that fail neither the gate on validation nor a limit"
-    return f"{fastest}; {_cost(next_best, chosen, ratios)}."
+    said = (
+        f"{_described(chosen)} is {why} of {len(kept)} candidates that fail neither the gate on validation nor a limit"
+    )
+    return f"{said}; {_cost(next_best, chosen, ratios)}."
 
 
 def _faster_but_dropped(chosen: Candidate, judged: Sequence[Candidate]) -> str:

@@ -1,4 +1,5 @@
-"""Keeps Intel's telemetry client out of the process: medge makes no network call that its user did not ask for.
+"""Keeps Intel's telemetry client out of the process: medge makes no network call that its user did not ask for. That of
+ONNX Runtime is switched off in medge/__init__.py, for every process and those that it starts.
 
 NNCF and OpenVINO both `import openvino_telemetry` and fall back to a stub of their own where it is not installed.
 Standard library only; call it before the first import of nncf or openvino.

@@ -52,6 +52,9 @@ def test_within_noise_of_the_fastest_the_higher_auc_bound_wins() -> None:
     choice = choose(ALL, noisy, prefer="latency", limits=Limits())
     assert choice.chosen is not None
     assert choice.chosen.name == BF16.name
+    assert (
+        f"is as fast as {INT8.name}, the fastest, within noise, and the better one otherwise, of 3" in choice.sentence
+    )
 
 
 def test_within_noise_and_with_equal_auc_the_less_compressed_wins() -> None:

@@ -46,3 +46,31 @@ def _run(home: Path, silence: str) -> list[str]:
 def test_quantising_and_converting_open_no_socket_and_load_no_telemetry(tmp_path: Path) -> None:
     assert _run(tmp_path, "telemetry.silence()") == ["0", "False", "MagicMock"]
     assert list(tmp_path.iterdir()) == []  # nor is a client id written into the home folder
+
+
+_SESSION = """
+import sys
+from pathlib import Path
+from medge.backends import onnxruntime
+session = onnxruntime._session(Path(sys.argv[1]), threads=1)
+print(session.get_inputs()[0].name)
+"""
+
+
+def test_a_session_of_onnx_runtime_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "relu.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}  # not CI's, where it is off by itself
+    done = subprocess.run(
+        [sys.executable, "-c", _SESSION, str(tmp_path / "relu.onnx")],
+        env=environment, capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["x"]
+    assert list(home.rglob("*")) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import venv
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +92,7 @@ class TestTheHintAtAnotherPython:
 
 
 def test_the_doctor_sees_a_clock_that_is_off(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = doctor._clock(time.time() - 7200)
+    check = doctor._clock(-7200.0)
     assert not check.ok
     assert "timedatectl" in check.fix
 
@@ -134,3 +133,9 @@ def test_devices_add_records_the_key_after_showing_its_fingerprint(
     done = json.loads(CliRunner().invoke(cli.app, [*asked, "--yes"]).stdout)
     assert done["fingerprint"].startswith("SHA256:")
     assert device_book.find("cart7").host_key == server.device.host_key
+
+
+def test_what_is_started_on_a_device_has_the_telemetry_of_engines_switched_off(device: Device) -> None:
+    with conversation.connected(device) as agent:
+        said = agent.run("{python}", "-c", "import os; print(os.environ['ORT_DISABLE_TELEMETRY'])")
+    assert said["out"].strip() == "1"
