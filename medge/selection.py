@@ -181,10 +181,8 @@ def _sentence(
         why = f"as fast as {fastest.name}, the fastest, within noise, and the better one otherwise,"
     if len(kept) == 1:
         return f"{_described(chosen)} is the only candidate that fails neither the gate on validation nor a limit."
-    said = (
-        f"{_described(chosen)} is {why} of {len(kept)} candidates that fail neither the gate on validation nor a limit"
-    )
-    return f"{said}; {_cost(next_best, chosen, ratios)}."
+    among = f"of {len(kept)} candidates that fail neither the gate on validation nor a limit"
+    return f"{_described(chosen)} is {why} {among}; {_cost(next_best, chosen, ratios)}."
 
 
 def _faster_but_dropped(chosen: Candidate, judged: Sequence[Candidate]) -> str:

@@ -204,7 +204,7 @@ def test_removing_a_device_that_was_reached_says_that_what_jobs_kept_stays_and_h
     assert said() == "cart7 is forgotten.\n"
     device_book.add(replace(RECORDED, facts={"cpu": "x"}))
     text = said()
-    assert "What jobs kept there, in /data, stays." in text
+    assert "What jobs kept there, in /data, stays, if anything does." in text
     assert device_book.add_command(RECORDED) + "; medge devices clean cart7; medge devices remove cart7" in text
 
 
