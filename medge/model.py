@@ -57,7 +57,7 @@ class Classifier(nn.Module):
 
     `kept`: of a pruned model, the indices int64 [D] of the fine-tuned model's features that its own are; None where
     none were pruned, empty where they are not comparable (another network). `sparse`: whether its zero weights are to
-    stay zero.
+    stay zero. `side`: pixels to which each side of an image is reduced before the backbone; None leaves it.
     """
 
     def __init__(self, spec: ModelSpec, backbone: nn.Module, dimensions: int) -> None:
@@ -65,6 +65,7 @@ class Classifier(nn.Module):
         self.spec = spec
         self.dimensions = dimensions
         self.sparse = False
+        self.side: int | None = None
         self.backbone = backbone
         layers: list[nn.Module] = [nn.Dropout(spec.dropout), nn.Linear(dimensions, spec.classes)]
         if spec.head == "batchnorm":
@@ -86,6 +87,8 @@ class Classifier(nn.Module):
         """The backbone's pooled features, float32 [N, D]."""
         # Permuting NHWC gives NCHW in channels_last memory: the layout that convolutions on CPU and tensor cores want.
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        if self.side is not None:
+            pixels = nn.functional.interpolate(pixels, size=(self.side, self.side), mode="bilinear")
         features: Tensor = self.backbone((pixels - self.mean) * self.scale)
         return features.to(torch.float32)
 
