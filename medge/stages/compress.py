@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medge import calibration, chains, console, predictions
+from medge import calibration, chains, console, heap, predictions
 from medge.chain_trial import Bench, apply, judged, names, sentence
 from medge.data import dataset
 from medge.mending import mended
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+@heap.kept()
 def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     """Returns {"variants": {name: {"verdict", "chain", "onnx_sha256"}}, "calibration": {"path", "sha256", "images"}}.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medge import console, predictions
+from medge import console, heap, predictions
 from medge.data.dataset import DataSet
 from medge.data.dataset import load as load_data
 from medge.errors import DataError, RecipeError
@@ -55,6 +55,7 @@ def run(section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict
     return train(accelerator, *launch.share(accelerator, (section, dict(inputs), work, seed)))
 
 
+@heap.kept()
 def train(accelerator: Accelerator, section: FinetuneSection, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
     """`run` in one of the processes of a launch."""
     from medge import model as models
