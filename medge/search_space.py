@@ -29,6 +29,7 @@ FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq", "se_in_float": True},
     {"prune": 0.5, "quantiser": "ptq"},
     {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
+    {"scale": 0.57, "quantiser": "ptq", "in_float": 2},
     {"prune": 0.5, "quantiser": "qat", "in_float": 1},
 )
 
@@ -48,8 +49,11 @@ class Candidate:
     @property
     def words(self) -> str:
         """In short, such as `prune 0.5, ptq (int8)`."""
-        said = {"prune": "ratio", "distill": "epochs", "qat": "epochs"}
-        parts = [f"{s.compressor} {s.options.get(said.get(s.compressor, ''), '')}".strip() for s in self.chain]
+        said = {"resolution": "scale", "prune": "ratio", "distill": "epochs", "qat": "epochs"}
+        parts = [
+            f"{s.compressor} {_value(s, said[s.compressor]) if s.compressor in said else ''}".strip()
+            for s in self.chain
+        ]
         floats = next((len(s.options["ignored"]) for s in self.chain if s.options.get("ignored")), 0)
         kept = f", first {floats} in float" if floats else ""
         kept += ", squeezes in float" if any(s.options.get("se_in_float") for s in self.chain) else ""
@@ -63,6 +67,8 @@ def space(section: SearchSection, precisions: Sequence[str], model: nn.Module) -
 
     has_silu = any(isinstance(layer, torch.nn.SiLU) for layer in model.modules())
     return {
+        "scale": (1.0, *section.scales),
+        "scale_epochs": section.epochs,
         "prune": (0.0, *section.ratios),
         "prune_epochs": section.epochs,
         "distill_epochs": (0, *section.epochs) if section.distill else (0,),
@@ -83,6 +89,8 @@ def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) ->
     """The candidate at a point. Two points with the same candidate differ in what does not matter."""
     shared = {"images_per_epoch": section.images_per_epoch, "mixup": point["mixup"]}
     chain: list[Step] = []
+    if point["scale"] < 1:
+        chain.append(_step("resolution", {"scale": point["scale"], "epochs": point["scale_epochs"], **shared}))
     if point["prune"] > 0:
         chain.append(_step("prune", {"ratio": point["prune"], "epochs": point["prune_epochs"], **shared}))
     if point["distill_epochs"] > 0:
@@ -100,7 +108,7 @@ def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) ->
 
 
 def untrained(candidate: Candidate) -> Candidate:
-    """The same layers and widths without training: as fast, and made in a moment."""
+    """The same layers, widths and pixels without training: as fast, and made in a moment."""
     short: list[Step] = []
     for step in candidate.chain:
         names = _option_names(step.compressor)
@@ -132,6 +140,11 @@ def _step(compressor: str, options: Mapping[str, Any]) -> Step:
     }
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     return Step(compressor=compressor, options={k: v for k, v in options.items() if plain.get(k) != v})
+
+
+def _value(step: Step, name: str) -> Any:
+    """An option of a step, its default where the step does not give it."""
+    return getattr(plugins.load("compressors", step.compressor).Options(**step.options), name)
 
 
 def _option_names(compressor: str) -> set[str]:
