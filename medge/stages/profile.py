@@ -173,8 +173,6 @@ def assemble(
     control, others, stability = steadiness(
         measured, latencies, raw_scenarios or {}, device.get("samples", []), seed=seed
     )
-    for reason in stability["reasons"] if stability["verdict"] == "unstable" else []:
-        console.warn(f"unstable: {reason}.")
     return {
         "device": device,
         "threads": threads,

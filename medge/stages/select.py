@@ -50,6 +50,7 @@ def run(section: SelectSection, inputs: Inputs, work: Path, seed: int) -> dict[s
     limits = Limits(**section.limits.model_dump())
     choice = choose(candidates, _ratios(latency), prefer=section.prefer, limits=limits, engine=section.engine)
     document = {**_document(choice, trials, section), "operating_point": None, **_built_there(there, latency)}
+    document["sentence"] += _unsteady(latency)
     if choice.chosen is not None:
         document["operating_point"] = _operating_point(judged, choice.chosen.name)
         tables = built.place_of(inputs, choice.chosen.name).tables
@@ -73,6 +74,14 @@ def _candidate(engine: Engine, validation: Mapping[str, Any], latency: Mapping[s
         memory_mb=latency["peak_memory_mb"],
         compressed=(engine.variant, engine.precision) != ("float", "float32"),
     )
+
+
+def _unsteady(latency: Mapping[str, Any]) -> str:
+    """A warning where the machine was too restless for latencies to be compared; empty where it was not."""
+    stability = latency.get("stability", {})
+    if stability.get("verdict") != "unstable":
+        return ""
+    return f" The latencies are unstable ({'; '.join(stability['reasons'])}): profile again on a quiet machine."
 
 
 def _built_there(there: built.Judged | None, latency: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,17 @@ def test_the_verdict_on_test_does_not_change_the_choice(run: Path, tmp_path: Pat
     assert chosen(copy, tmp_path / "work")["chosen"] == chosen(run, tmp_path / "other")["chosen"]
 
 
+def test_unstable_latencies_are_said_with_the_choice(run: Path, tmp_path: Path) -> None:
+    copy = changed(run, tmp_path / "run")
+    latency = read_json(copy / "6-profile/latency.json")
+    for name, verdict in (("steady", "stable"), ("restless", "unstable")):
+        write_json(
+            copy / "6-profile/latency.json", {**latency, "stability": {"verdict": verdict, "reasons": ["it ran hot"]}}
+        )
+        sentence = chosen(copy, tmp_path / name)["sentence"]
+        assert ("The latencies are unstable (it ran hot): profile again" in sentence) == (verdict == "unstable")
+
+
 def test_with_no_candidate_left_the_verdict_is_fail_and_the_nearest_miss_is_named(run: Path, tmp_path: Path) -> None:
     found = chosen(run, tmp_path / "work", limits=SelectLimits(p90_ms=1.0))
     assert (found["chosen"], found["operating_point"], found["values"]["verdict"]) == (None, None, "fail")
