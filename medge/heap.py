@@ -13,10 +13,16 @@ from contextlib import contextmanager
 
 __all__ = ["available", "kept"]
 
-# Of malloc.h; their defaults are in mallopt(3).
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+# Of malloc.h; their meaning and their defaults are in mallopt(3).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _WANTED = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 64 * 2**20}  # -1: never trimmed
-_DEFAULTS = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 128 * 2**10}
+# A process that was told once no longer adjusts its thresholds: afterwards they are where glibc's own adjusting ends.
+_AFTERWARDS = {
+    _MMAP_MAX: 65_536,
+    _MMAP_THRESHOLD: 32 * 2**20,
+    _TRIM_THRESHOLD: 64 * 2**20,
+    _TOP_PAD: 128 * 2**10,
+}
 
 
 @contextmanager
@@ -30,7 +36,7 @@ def kept() -> Iterator[None]:
     try:
         yield
     finally:
-        _set(_DEFAULTS)
+        _set(_AFTERWARDS)
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -12,10 +12,10 @@ import contextlib, ctypes, resource, sys
 import numpy as np
 from medge import heap
 
-def faults():
+def faults(size=40 * 2**20):  # larger than what glibc ever keeps by itself
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        np.ones(40 * 2**20, np.uint8)  # larger than what glibc ever keeps by itself
+        np.ones(size, np.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
@@ -41,6 +41,12 @@ def test_freed_memory_is_asked_for_once_inside_and_given_back_at_the_end() -> No
     assert inside < outside / 20
     assert returned > 30  # MiB
     assert after > outside / 2
+
+
+@pytest.mark.skipif(not heap.available(), reason="the C library is not glibc, whose allocator this is about")
+def test_what_glibc_keeps_by_itself_it_keeps_afterwards_too() -> None:
+    found = run(FAULTS + "\nfaults(4 * 2**20)\nprint(faults(4 * 2**20))\n")
+    assert found[-1] < 4 * 2**20 / 4096, "each block of 4 MB is asked for anew"
 
 
 def test_it_does_nothing_where_the_c_library_has_no_such_options(monkeypatch: pytest.MonkeyPatch) -> None:
