@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from medge import run_recipe, workspace
+from medge import recipe_file, workspace
 from medge.errors import GateFailed
 from medge.recipe import Recipe
 from medge.workspace import Stage
@@ -32,7 +32,7 @@ def run(
     recipe: Recipe, folder: Path, *, stages: Sequence[str] = workspace.STAGES, kept: Recipe | None = None
 ) -> dict[str, Stage]:
     """Runs `stages` of a recipe in a run folder, skipping what has not changed. Returns them, finished. kept: what the
-    run remembers, where some of the recipe is for this once (see `run_recipe.noted`).
+    run remembers, where some of the recipe is for this once (see `recipe_file.noted`).
 
     A stage that finds the model wanting says so in its values (`verdict`) and is finished all the same; the stages
     after it are not run, so that nothing is built on it. Raises MedgeError for bad input.
@@ -41,7 +41,7 @@ def run(
     with workspace.locked(folder):
         if "finetune" in stages and workspace.completed(folder, "data") is None:
             import_module("medge.stages.finetune").check(recipe.finetune)  # before hours are spent on images
-        with run_recipe.noted(folder, kept or recipe, done, continues=len(stages) < len(workspace.STAGES)):
+        with recipe_file.noted(folder, kept or recipe, done, continues=len(stages) < len(workspace.STAGES)):
             for name in stages:
                 inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
                 _refuse_unfit(inputs)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medge import profile_options, run_recipe
+from medge import profile_options, recipe_file
 from medge.errors import RecipeError, ToolError
 from medge.recipe import Recipe, dump, parse, with_settings
-from medge.run_recipe import noted
+from medge.recipe_file import noted
 from medge.sections import ProfileSection
 
 BEFORE = Recipe(name="x")
@@ -19,19 +19,19 @@ ASKED = parse(with_settings({"name": "x"}, ["seed=3", "data.size=64", "finetune.
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    (tmp_path / run_recipe.FILE).write_text(dump(BEFORE))
+    (tmp_path / recipe_file.FILE).write_text(dump(BEFORE))
     return tmp_path
 
 
 def remembered(run: Path) -> Recipe:
-    return parse(yaml.safe_load((run / run_recipe.FILE).read_text()), origin="t")
+    return parse(yaml.safe_load((run / recipe_file.FILE).read_text()), origin="t")
 
 
 def test_a_command_that_fails_leaves_the_recipe_as_it_was(run: Path) -> None:
-    text = (run / run_recipe.FILE).read_text()
+    text = (run / recipe_file.FILE).read_text()
     with pytest.raises(ToolError), noted(run, ASKED, {}, continues=True):
         raise ToolError("no")
-    assert (run / run_recipe.FILE).read_text() == text
+    assert (run / recipe_file.FILE).read_text() == text
 
 
 def test_what_a_finished_stage_took_stays(run: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_new_run_and_a_whole_recipe_are_kept_though_a_stage_fails(run: Path, t
     with pytest.raises(ToolError), noted(run, ASKED, {}, continues=False):
         raise ToolError("no")
     assert remembered(run) == ASKED
-    (run / run_recipe.FILE).unlink()
+    (run / recipe_file.FILE).unlink()
     with pytest.raises(ToolError), noted(run, ASKED, {}, continues=True):
         raise ToolError("no")
     assert remembered(run) == ASKED
