@@ -31,6 +31,7 @@ from medge.interleave import CONTROL, Interleaved  # noqa: E402
 from medge.records import Engine, file_record, write_json  # noqa: E402
 from medge.runtime.machine import cores_allowed  # noqa: E402
 from medge.sections import ProfileSection  # noqa: E402
+from medge.stages.profile import steadiness  # noqa: E402
 from medge.statistics.latency import paired_ratio  # noqa: E402
 
 EAGER = "float/torch_eager-float32"
@@ -46,32 +47,43 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--result", type=Path, default=HERE / "results" / "eager.json")
     chosen = parser.parse_args()
-    measured = measure(chosen.run.resolve(), chosen.engines, rounds=chosen.rounds)
+    compared = engines_of(chosen.run.resolve(), chosen.engines)
+    measured = measure(chosen.run.resolve(), compared, rounds=chosen.rounds)
     if measured.failures:
         sys.exit("\n".join(measured.failures.values()))
     found = {
         **provenance(),
-        "versions": plugins.load("backends", "torch_eager").versions(),
+        "versions": {name: version for engine, _ in compared for name, version in engine.versions.items()},
         "rounds": measured.rounds,
         "p50_ms": {name: round(float(np.median(one.all_ns())) / 1e6, 3) for name, one in measured.series.items()},
         "to_eager": {name: ratio(measured, name, EAGER) for name in measured.series if name not in (EAGER, CONTROL)},
-        "control": ratio(measured, CONTROL, measured.reference or ""),
+        "control": steadiness(measured, {}, {}, [], seed=0)[0],
     }
     write_json(chosen.result, found)
     print(json.dumps(found, indent=2))
 
 
-def measure(run: Path, names: list[str] | None, *, rounds: int) -> Interleaved:
-    built = [pair for pair in engines.load_all(run / "4-compile") if names is None or pair[0].name in names]
+def engines_of(run: Path, names: list[str] | None) -> list[tuple[Engine, Path]]:
+    """The eager model, then those of the run's engines that were named, each with its folder."""
+    built = engines.load_all(run / "4-compile")
+    known = [engine.name for engine, _ in built]
+    unknown = sorted(set(names or ()) - set(known))
+    if unknown:
+        sys.exit(f"There is no engine {', '.join(unknown)}; there are {', '.join(known)}.")
     model = run / "2-finetune"
     files = tuple(file_record(model, model / name) for name in ("model.safetensors", "model.json"))
-    eager = Engine("float", "torch_eager", "float32", files, "", {})
+    versions = plugins.load("backends", "torch_eager").versions()
+    eager = Engine("float", "torch_eager", "float32", files, "", versions)
+    return [(eager, model), *(pair for pair in built if names is None or pair[0].name in names)]
+
+
+def measure(run: Path, compared: list[tuple[Engine, Path]], *, rounds: int) -> Interleaved:
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.npy"
         data = load(run / "1-data")
         np.save(images, data.read(data.indices("validation")[:IMAGES]))
         return interleave.measure(
-            [(eager, model), *built],
+            compared,
             images=images, threads=cores_allowed(), section=ProfileSection(blocks=rounds), seed=0, logs=Path(folder),
         )  # fmt: skip
 

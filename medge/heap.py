@@ -1,7 +1,8 @@
 """Memory that a training frees stays with the process, so that the next step does not ask the kernel for it again.
 
 A training step allocates and frees some hundred MB of activations. glibc takes blocks of that size from the kernel and
-gives them back each time, and the kernel clears every page anew: a third of the processor's time and more.
+gives them back each time, and the kernel clears every page anew. Of a recovery (EfficientNet-Lite0 at 128 px imitating
+itself at 224, batches of 32, two cores with AVX512) that was 30 % of the processor's time: 59 images/s became 90.
 """
 
 from __future__ import annotations

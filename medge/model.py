@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medge import console, torchvision_ops
-from medge.errors import IntegrityError, RecipeError
+from medge.errors import IntegrityError, RecipeError, ToolError
 from medge.records import from_json, read_json, write_json
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ class Classifier(nn.Module):
     def pooled(self, images: Tensor) -> Tensor:
         """The backbone's pooled features, float32 [N, D]."""
         # Permuting NHWC gives NCHW in channels_last memory: the layout that convolutions on CPU and tensor cores want.
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        if self.side is not None:
+        pixels = (images.permute(0, 3, 1, 2).to(torch.float32) - self.mean) * self.scale
+        if self.side is not None:  # after normalisation, which lowering knows by its place at the input
             pixels = nn.functional.interpolate(pixels, size=(self.side, self.side), mode="bilinear")
-        features: Tensor = self.backbone((pixels - self.mean) * self.scale)
+        features: Tensor = self.backbone(pixels)
         return features.to(torch.float32)
 
 
@@ -148,9 +148,12 @@ def drop_mlp(backbone: nn.Module) -> None:
 
 
 def save(model: Classifier, folder: Path) -> None:
-    """Writes model.safetensors and model.json (the spec), each aside and renamed."""
+    """Writes model.safetensors and model.json (the spec), each aside and renamed. Raises ToolError for a model that
+    reduces its images, which the spec does not say."""
     from safetensors.torch import save as serialized
 
+    if model.side is not None:
+        raise ToolError("A model that reduces its images is kept as ONNX alone.", fix="Save what it was made from.")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", serialized(state, metadata={"format": "pt"}))
     write_json(folder / "model.json", model.spec)

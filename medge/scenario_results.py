@@ -13,7 +13,7 @@ from medge.runtime.bench import latency_of
 from medge.runtime.sampling import mean_power_mw, throttle_events
 from medge.statistics.latency import drift
 
-__all__ = ["DRIFT_TOLERANCE", "SPREAD_LIMIT", "stability", "summarise"]
+__all__ = ["DRIFT_TOLERANCE", "SPREAD_LIMIT", "known_stability", "stability", "summarise"]
 
 DRIFT_TOLERANCE = 0.05  # the interval of last over first tenth of a soak within 1 +- this, or heat changes the answer
 # Of 60 engines in measurements kept while this was written, quiet ones reached 1.8 and those on a machine that was busy
@@ -39,6 +39,13 @@ def summarise(raw: Mapping[str, Any], steady_p50_ms: Mapping[str, float], *, see
         else:
             engines = {key: _soak(one, seed=seed) for key, one in measured["engines"].items()}
         found[name] = {"settings": measured["settings"], "engines": engines, **rows, "failures": measured["failures"]}
+    return found
+
+
+def known_stability(latency: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on the machine in a `latency.json` and its reasons; one of before there was one has the A/A control's
+    and no reason."""
+    found: dict[str, Any] = latency.get("stability") or {"verdict": latency["aa_control"]["verdict"], "reasons": []}
     return found
 
 

@@ -28,8 +28,8 @@ FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq", "in_float": 2},
     {"quantiser": "ptq", "se_in_float": True},
     {"prune": 0.5, "quantiser": "ptq"},
-    {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
     {"scale": 0.57, "quantiser": "ptq", "in_float": 2},
+    {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
     {"prune": 0.5, "quantiser": "qat", "in_float": 1},
 )
 

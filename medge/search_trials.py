@@ -1,8 +1,8 @@
 """One trial of the search: a candidate made, measured and judged; given up as soon as it cannot pass.
 
-The order is that of the costs. Latency comes first, since it depends on layers and widths and not on weights. Then the
-chain is followed step by step, and after each the flipped decisions on validation images are counted. The verdict is
-that of the engine's own outputs.
+The order is that of the costs. Latency comes first, since it depends on layers, widths and pixels and not on weights.
+Then the chain is followed step by step, and after each the flipped decisions on validation images are counted. The
+verdict is that of the engine's own outputs.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Fewer pixels: the network sees a reduced image, and is trained to answer as it did on the whole one.
 
-The image is reduced inside the model, so its input, its preprocessing and its weights stay what they were, and nothing
-of the network is taken away; the operations of its convolutions fall with the square of the side. It is reduced
-bilinearly, which from more than twice the side would skip pixels. Pooled features keep their meaning and shift in
-scale (Touvron et al. 2019, Fixing the train-test resolution discrepancy, arXiv 1906.06423), so the BatchNorms gather
-new statistics before the training.
+The image is reduced inside the model, so its input and its preprocessing stay what they were, and nothing of the
+network is taken away; the operations of its convolutions fall with the square of the side. It is reduced bilinearly,
+which from more than twice the side would skip pixels: at least half is left. Pooled features keep their meaning and
+shift in scale (Touvron et al. 2019, Fixing the train-test resolution discrepancy, arXiv 1906.06423), so the BatchNorms
+gather new statistics before the training.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medge.compressors import Context
+    from medge.model import Classifier
 
 __all__ = ["Options", "apply"]
 
@@ -55,21 +56,18 @@ class Options:
 def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     """A copy of `model` that reduces its images, trained, in eval mode. Continues at its epoch in `context.work`.
 
-    Raises RecipeError where the image is too small to be reduced so little, ToolError for another module.
+    Raises RecipeError where that reduces nothing or skips pixels, ToolError for another module and for a network that
+    takes images of one size only.
     """
     from medge.model import Classifier
 
     if not isinstance(model, Classifier):
         raise ToolError("resolution takes a classifier of medge.", fix="Put resolution before what quantises.")
-    whole = model.side or model.spec.size
-    side = MULTIPLE * round(options.scale * whole / MULTIPLE)
-    if not 0 < side < whole:
-        raise RecipeError(
-            f"resolution: {options.scale:g} of {whole} pixels, rounded to a multiple of {MULTIPLE}, is {side}.",
-            fix="Give a smaller scale." if side else "Give larger images (data.size), or leave resolution out.",
-        )
+    whole = context.data.preprocess.height
+    side = _side(options.scale, seen=model.side or whole, whole=whole)
     reduced = copy.deepcopy(model)
     reduced.side = side
+    _check_takes(reduced, context)
     channels.refresh_batch_norms(reduced, context.data, context.calibration)
     context.log.append(
         f"resolution: the model sees {side} x {side} of {whole} x {whole} pixels, {(side / whole) ** 2:.0%} of them."
@@ -77,3 +75,32 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     training = part(options, Training)
     job = Job("resolution", context.work / "resolution.pt", repr(options), training, batch_norms=True)
     return recover(reduced, job, context)
+
+
+def _side(scale: float, *, seen: int, whole: int) -> int:
+    """The side that is left of `seen`, of an image of `whole`. Raises RecipeError where it is no less or too little."""
+    side = MULTIPLE * round(scale * seen / MULTIPLE)
+    found = f"resolution: {scale:g} of {seen} pixels, rounded to a multiple of {MULTIPLE}, is {side}"
+    if side >= seen:
+        raise RecipeError(f"{found}.", fix="Give a smaller scale, or larger images (data.size).")
+    if 2 * side < whole:
+        raise RecipeError(
+            f"{found}: less than half of the image's {whole}, and a bilinear reduction would skip pixels.",
+            fix="Give a larger scale, or a smaller data.size.",
+        )
+    return side
+
+
+def _check_takes(reduced: Classifier, context: Context) -> None:
+    """Raises ToolError where the backbone refuses the size, as transformers with learned positions do."""
+    import torch
+
+    image = torch.from_numpy(context.data.read(context.data.indices("train")[:1]))
+    try:
+        with torch.inference_mode():
+            reduced.eval()(image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ToolError(
+            f"resolution: {reduced.spec.timm_name} cannot take {reduced.side} px images: {error}.",
+            fix="Leave resolution out, or choose a convolutional network.",
+        ) from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from medge.report.gather import Found
 from medge.report.words import DASH, milliseconds, ratio, share, verdict_words
+from medge.scenario_results import known_stability
 
 __all__ = ["candidates", "latencies", "scenario_rows", "sweep_rows"]
 
@@ -63,7 +64,7 @@ def scenario_rows(found: Found) -> tuple[list[dict[str, str]], str | None]:
     """For a terminal: steady latencies, medians of the other scenarios that were measured, estimates of machines that
     are not here (marked so), and what makes the measurement unstable."""
     scenarios, estimates = found.latency.get("scenarios", {}), found.latency.get("estimates") or {"machines": {}}
-    stability = found.latency.get("stability", {"verdict": found.latency["aa_control"]["verdict"], "reasons": []})
+    stability = known_stability(found.latency)
     rows = []
     for row in latencies(found):
         cells = {"engine": row["name"], "p50 ms": row["p50_ms"], "p90": row["p90_ms"], "x reference": row["reference"]}

@@ -17,6 +17,7 @@ from medge.report.gather import Found, checked
 from medge.report.machine import machine
 from medge.report.profile_plots import Readings, Timed
 from medge.report.words import DASH, milliseconds, ratio
+from medge.scenario_results import known_stability
 
 __all__ = ["render", "stability_words"]
 
@@ -61,10 +62,9 @@ def render(found: Found) -> str:
 
 
 def stability_words(document: dict[str, Any]) -> dict[str, Any]:
-    """The verdict on the machine with its symbol and reasons; `latency.json` of before there was one has the A/A
-    control's."""
+    """The verdict on the machine with its symbol and reasons."""
     control = document["aa_control"]
-    found = document.get("stability") or {"verdict": control["verdict"], "reasons": []}
+    found = known_stability(document)
     symbol, style = _VERDICTS.get(found["verdict"], ("·", "none"))
     return {
         **found,

@@ -17,6 +17,7 @@ from medge import built, console, engines, predictions
 from medge.errors import ToolError
 from medge.predictions import Predictions, table_path
 from medge.records import Engine, read_json, write_json
+from medge.scenario_results import known_stability
 from medge.sections import SelectSection
 from medge.selection import Candidate, Choice, Limits, Ratios, choose, scaled_threshold
 from medge.statistics.latency import Ratio
@@ -78,10 +79,11 @@ def _candidate(engine: Engine, validation: Mapping[str, Any], latency: Mapping[s
 
 def _unsteady(latency: Mapping[str, Any]) -> str:
     """A warning where the machine was too restless for latencies to be compared; empty where it was not."""
-    stability = latency.get("stability", {})
-    if stability.get("verdict") != "unstable":
+    stability = known_stability(latency)
+    if stability["verdict"] != "unstable":
         return ""
-    return f" The latencies are unstable ({'; '.join(stability['reasons'])}): profile again on a quiet machine."
+    reasons = f" ({'; '.join(stability['reasons'])})" if stability["reasons"] else ""
+    return f" The latencies are unstable{reasons}: mend that and repeat medge profile."
 
 
 def _built_there(there: built.Judged | None, latency: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Memory freed inside stays; at the end it goes back. In processes of their own: malloc's options are global."""
 
+import resource
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ def faults(size=40 * 2**20):  # larger than what glibc ever keeps by itself
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 
 faults()
 outside = faults()
@@ -46,7 +47,7 @@ def test_freed_memory_is_asked_for_once_inside_and_given_back_at_the_end() -> No
 @pytest.mark.skipif(not heap.available(), reason="the C library is not glibc, whose allocator this is about")
 def test_what_glibc_keeps_by_itself_it_keeps_afterwards_too() -> None:
     found = run(FAULTS + "\nfaults(4 * 2**20)\nprint(faults(4 * 2**20))\n")
-    assert found[-1] < 4 * 2**20 / 4096, "each block of 4 MB is asked for anew"
+    assert found[-1] < 4 * 2**20 / resource.getpagesize(), "each block of 4 MB is asked for anew"
 
 
 def test_it_does_nothing_where_the_c_library_has_no_such_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
-from medge import chains
+from medge import chains, onnx_lowering, plugins
 from medge.compressors import Context, prune, ptq, resolution
 from medge.data import dataset
 from medge.errors import RecipeError, ToolError
-from medge.model import Classifier
+from medge.model import Classifier, create, save, specify
+from medge.onnx_export import onnx_from_torch
 from tests.teachers import SIZE
 
 
@@ -64,6 +68,8 @@ def test_training_brings_it_nearer_and_a_second_step_reduces_what_it_sees(
     assert min(losses[1:]) < losses[0]
     twice = resolution.apply(once, resolution.Options(scale=0.75, epochs=0), _context(data, lite, tmp_path / "second"))
     assert (once.side, twice.side) == (8 * round(SIZE * 0.75 / 8), 8 * round(0.75 * once.side / 8))
+    with pytest.raises(RecipeError, match=f"less than half of the image's {SIZE}"):
+        resolution.apply(twice, resolution.Options(scale=0.7, epochs=0), _context(data, lite, tmp_path / "third"))
 
 
 def test_pruning_and_quantising_follow_it(data: dataset.DataSet, lite: Classifier, tmp_path: Path) -> None:
@@ -73,9 +79,43 @@ def test_pruning_and_quantising_follow_it(data: dataset.DataSet, lite: Classifie
     model = prune.apply(model, prune.Options(ratio=0.5, epochs=0), _context(data, lite, tmp_path / "1"))
     assert model.side == SIZE // 2
     quantised = ptq.apply(model, ptq.Options(subset_size=4), _context(data, lite, tmp_path / "2"))
-    image = torch.from_numpy(data.read([0]))
-    with torch.no_grad():
-        assert quantised(image)[1].shape == model(image)[1].shape
+    assert _seen(quantised, data).shape == (1, 3, SIZE // 2, SIZE // 2)
+
+
+def test_lowered_for_onnx_runtime_it_is_normalised_by_rows_and_answers_as_before(
+    data: dataset.DataSet, lite: Classifier, tmp_path: Path
+) -> None:
+    reduced = resolution.apply(lite, resolution.Options(scale=0.5, epochs=0), _context(data, lite, tmp_path / "0"))
+    quantised = ptq.apply(reduced, ptq.Options(subset_size=4), _context(data, lite, tmp_path / "1"))
+    images = data.read(range(4))
+    for name, model in (("float", reduced), ("int8", quantised)):
+        source, graph = tmp_path / f"{name}.onnx", tmp_path / f"{name}-lowered.onnx"
+        onnx_from_torch(model, source, size=(SIZE, SIZE))
+        onnx_lowering.lower(source, graph, plugins.load("backends", "onnxruntime").QUANT, calibration_images=images)
+        rows = any(node.name.startswith("rows/") for node in onnx.load(graph).graph.node)
+        assert rows == (name == "int8"), "a float graph is only made static"
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        answers = session.run(None, {session.get_inputs()[0].name: images})[0]
+        with torch.no_grad():
+            expected = model(torch.from_numpy(images))[0].numpy()
+        assert np.abs(answers - expected).max() < (1e-3 if name == "float" else 0.5)
+
+
+def test_a_network_for_one_size_is_refused_as_a_tools_refusal(data: dataset.DataSet, tmp_path: Path) -> None:
+    vit = create(specify("vit_tiny_patch16_224", classes=2, head="plain", dropout=0.0, size=SIZE)).eval()
+    with pytest.raises(ToolError, match="vit_tiny_patch16_224 cannot take") as caught:
+        resolution.apply(vit, resolution.Options(scale=0.5, epochs=0), _context(data, vit, tmp_path))
+    assert caught.value.exit_code == 4
+
+
+def test_a_reduced_model_is_not_saved_as_one_that_is_not(
+    data: dataset.DataSet, lite: Classifier, tmp_path: Path
+) -> None:
+    reduced = resolution.apply(lite, resolution.Options(scale=0.5, epochs=0), _context(data, lite, tmp_path / "0"))
+    assert isinstance(reduced, Classifier)
+    with pytest.raises(ToolError, match="as ONNX alone"):
+        save(reduced, tmp_path)
+    assert not (tmp_path / "model.json").exists()
 
 
 @pytest.mark.parametrize("scale", [0.4, 1, 1.5, -1, True, "half"])

@@ -82,7 +82,7 @@ def test_unstable_latencies_are_said_with_the_choice(run: Path, tmp_path: Path) 
             copy / "6-profile/latency.json", {**latency, "stability": {"verdict": verdict, "reasons": ["it ran hot"]}}
         )
         sentence = chosen(copy, tmp_path / name)["sentence"]
-        assert ("The latencies are unstable (it ran hot): profile again" in sentence) == (verdict == "unstable")
+        assert ("The latencies are unstable (it ran hot): mend that" in sentence) == (verdict == "unstable")
 
 
 def test_with_no_candidate_left_the_verdict_is_fail_and_the_nearest_miss_is_named(run: Path, tmp_path: Path) -> None:

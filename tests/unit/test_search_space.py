@@ -1,0 +1,79 @@
+"""The space of the search: every point is a chain that can be followed, the plainest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medge import chains
+from medge.model import create, specify
+from medge.recipe import parse
+from medge.search_space import FIRST, Candidate, candidate_of, first_layers, space, untrained
+from medge.sections import SearchSection
+
+SECTION = SearchSection(epochs=(1, 2))
+MODEL = create(specify("efficientnet_b0", classes=2, head="plain", dropout=0.0, size=32))  # with SiLU and squeezes
+SPACE = space(SECTION, ("float32", "bfloat16"), MODEL)
+POINTS = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in SPACE.items()})
+
+
+def _candidate(point: Any) -> Candidate:
+    return candidate_of(point, SECTION, ("stem", "block"))
+
+
+@given(POINTS)
+def test_every_point_is_a_chain_that_can_be_followed_and_a_recipe_takes(point: Any) -> None:
+    candidate = _candidate(point)
+    assert (candidate.precision == "int8") == chains.quantises([s.compressor for s in candidate.chain])
+    if candidate.chain:
+        steps = [{s.compressor: s.options} for s in candidate.chain]
+        variants = parse({"compress": {"variants": {"v": steps}}}, origin="t").compress.variants
+        assert variants["v"].first_passing == (candidate.chain,)
+    short = untrained(candidate)
+    assert short.precision == candidate.precision
+    assert all(s.options.get("epochs", 0) == 0 for s in short.chain)
+    assert not {"qat", "distill"} & {s.compressor for s in short.chain}
+    assert ("friendly" in {s.compressor for s in short.chain}) == (
+        "friendly" in {s.compressor for s in candidate.chain}
+    )
+
+
+@given(POINTS)
+def test_what_does_not_matter_makes_no_other_candidate(point: Any) -> None:
+    plain = {**point, "scale": 1.0, "prune": 0.0, "distill_epochs": 0, "activation": "as it is", "quantiser": "ptq"}
+    assert _candidate(plain) == _candidate(
+        {**plain, "scale_epochs": 2, "prune_epochs": 2, "qat_epochs": 1, "mixup": 0.3, "precision": "bfloat16"}
+    )
+    assert _candidate(plain).key == _candidate(dict(plain)).key
+
+
+def test_pixels_go_before_channels_and_channels_before_what_quantises() -> None:
+    plainest = {name: values[0] for name, values in SPACE.items()}
+    found = _candidate({**plainest, "scale": 0.57, "prune": 0.5, "quantiser": "qat"})
+    assert [step.compressor for step in found.chain] == ["resolution", "prune", "ptq", "qat"]
+    assert found.chain[0].options == {"scale": 0.57, "epochs": 1}
+    assert found.words == "resolution 0.57, prune 0.5, ptq, qat 1 (int8)"
+    assert untrained(found).chain[0].options == {"scale": 0.57, "epochs": 0}
+
+
+def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
+    lite = create(specify("tf_efficientnet_lite0", classes=2, head="plain", dropout=0.0, size=32))
+    found = space(SECTION, ("float32",), lite)
+    assert (found["activation"], found["se_in_float"]) == (("as it is",), (False,))
+    assert (SPACE["activation"], SPACE["se_in_float"]) == (("as it is", "hardswish", "relu6"), (False, True))
+
+
+def test_the_first_points_lie_in_the_space() -> None:
+    assert all(value in SPACE[name] for point in FIRST for name, value in point.items())
+
+
+def test_first_layers_are_the_stem_and_a_block_that_is_not_most_of_the_model() -> None:
+    found = {
+        name: first_layers(create(specify(name, classes=2, head="plain", dropout=0.0, size=64)))
+        for name in ("tf_efficientnet_lite0", "resnet18", "vgg16_bn")
+    }
+    assert found["tf_efficientnet_lite0"] == ["backbone.conv_stem", "backbone.blocks.0.0"]
+    assert found["resnet18"] == ["backbone.conv1", "backbone.layer1.0"]
+    assert found["vgg16_bn"] == ["backbone.features.0", "backbone.features.3"]
