@@ -95,9 +95,9 @@ def test_lowered_for_onnx_runtime_it_is_normalised_by_rows_and_answers_as_before
         rows = any(node.name.startswith("rows/") for node in onnx.load(graph).graph.node)
         assert rows == (name == "int8"), "a float graph is only made static"
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        answers = session.run(None, {session.get_inputs()[0].name: images})[0]
+        answers = session.run(None, {session.get_inputs()[0].name: images[:1]})[0]
         with torch.no_grad():
-            expected = model(torch.from_numpy(images))[0].numpy()
+            expected = model(torch.from_numpy(images[:1]))[0].numpy()
         assert np.abs(answers - expected).max() < (1e-3 if name == "float" else 0.5)
 
 
