@@ -17,6 +17,7 @@ from medge.errors import DataError, MissingError, RecipeError, ToolError
 from medge.onnx_lint import lint
 from medge.onnx_lowering import lower
 from medge.protocols import QuantRules
+from medge.runtime.machine import machine
 from tests import nets
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -27,6 +28,10 @@ EACH = pytest.mark.parametrize(("name", "precision"), [(n, p) for n in NAMES for
 BLOCKS = ("relu", "depthwise", "residual", "relu6", "squeeze")
 # Of the largest output. int8 differs by rounding, and by the coarser integers that an engine wants.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01, QUANTISED: 0.05}
+# ONNX Runtime on x86 without VNNI adds pairs of 8-bit products in 16 bits, where large weights saturate. What comes of
+# it on real images is the gate's to judge; here it may be no more than this (0.11 on an EPYC Milan).
+SATURATING = 0.2
+VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +124,13 @@ def test_the_engine_computes_what_the_graph_says(name: str, precision: str, tmp_
     for k, reference in enumerate(expected):
         actual = np.concatenate([output[k] for output in outputs])
         assert (actual.shape, actual.dtype) == (reference.shape, np.float32)
-        assert np.abs(actual - reference).max() <= TOLERANCE[precision] * np.abs(reference).max()
+        assert np.abs(actual - reference).max() <= tolerance(name, precision) * np.abs(reference).max()
+
+
+def tolerance(name: str, precision: str) -> float:
+    here = machine({})
+    saturates = here["architecture"] == "x86_64" and not VNNI & set(here["instructions"])
+    return SATURATING if saturates and (name, precision) == ("onnxruntime", QUANTISED) else TOLERANCE[precision]
 
 
 @EACH
