@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -16,6 +15,7 @@ from medge.data import dataset
 from medge.errors import RecipeError, ToolError
 from medge.model import Classifier, create, save, specify
 from medge.onnx_export import onnx_from_torch
+from tests import nets
 from tests.teachers import SIZE
 
 
@@ -94,8 +94,7 @@ def test_lowered_for_onnx_runtime_it_is_normalised_by_rows_and_answers_as_before
         onnx_lowering.lower(source, graph, plugins.load("backends", "onnxruntime").QUANT, calibration_images=images)
         rows = any(node.name.startswith("rows/") for node in onnx.load(graph).graph.node)
         assert rows == (name == "int8"), "a float graph is only made static"
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        answers = session.run(None, {session.get_inputs()[0].name: images[:1]})[0]
+        answers, _ = nets.run_plainly(graph, images[:1])
         with torch.no_grad():
             expected = model(torch.from_numpy(images[:1]))[0].numpy()
         assert np.abs(answers - expected).max() < (1e-3 if name == "float" else 0.5)
