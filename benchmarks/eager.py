@@ -26,16 +26,15 @@ import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 from medge import engines, interleave, plugins  # noqa: E402  (the plug-in's place has to be known first)
-from medge.data.dataset import load  # noqa: E402
+from medge.errors import MedgeError  # noqa: E402
 from medge.interleave import CONTROL, Interleaved  # noqa: E402
 from medge.records import Engine, file_record, write_json  # noqa: E402
 from medge.runtime.machine import cores_allowed  # noqa: E402
 from medge.sections import ProfileSection  # noqa: E402
-from medge.stages.profile import steadiness  # noqa: E402
+from medge.stages.profile import steadiness, write_images  # noqa: E402
 from medge.statistics.latency import paired_ratio  # noqa: E402
 
 EAGER = "float/torch_eager-float32"
-IMAGES = 16
 
 
 def main() -> None:
@@ -65,7 +64,10 @@ def main() -> None:
 
 def engines_of(run: Path, names: list[str] | None) -> list[tuple[Engine, Path]]:
     """The eager model, then those of the run's engines that were named, each with its folder."""
-    built = engines.load_all(run / "4-compile")
+    try:
+        built = engines.load_all(run / "4-compile")
+    except MedgeError as error:
+        sys.exit(f"{error.message} {error.fix}")
     known = [engine.name for engine, _ in built]
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
@@ -79,9 +81,7 @@ def engines_of(run: Path, names: list[str] | None) -> list[tuple[Engine, Path]]:
 
 def measure(run: Path, compared: list[tuple[Engine, Path]], *, rounds: int) -> Interleaved:
     with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "images.npy"
-        data = load(run / "1-data")
-        np.save(images, data.read(data.indices("validation")[:IMAGES]))
+        images = write_images(run / "1-data", Path(folder) / "images.npy")
         return interleave.measure(
             compared,
             images=images, threads=cores_allowed(), section=ProfileSection(blocks=rounds), seed=0, logs=Path(folder),
