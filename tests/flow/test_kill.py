@@ -27,6 +27,7 @@ validate: {bootstrap: 200,
            margins: {auc: -0.9, sensitivity: -0.99, specificity: -0.99, f1: -0.99, flips: 1.0, ece: 1.0}}
 profile: {blocks: 10, seconds: 0.5, warmup_seconds: 0.1}
 select: {engine: int8/openvino-int8, accept_inconclusive: true}
+stress: {corruptions: {images: 16, kinds: [gaussian_noise, jpeg, brightness_down], severities: [3]}, saliency: 2}
 """
 COMMAND = [sys.executable, "-m", "medge", "run", "small.yaml"]
 
