@@ -67,7 +67,11 @@ def scenario_rows(found: Found) -> tuple[list[dict[str, str]], str | None]:
     stability = known_stability(found.latency)
     rows = []
     for row in latencies(found):
-        cells = {"engine": row["name"], "p50 ms": row["p50_ms"], "p90": row["p90_ms"], "x reference": row["reference"]}
+        to_itself = found.latency["ratio_to_reference"].get(row["name"], {}).get("to") == row["name"]
+        cells = {
+            "engine": row["name"], "p50 ms": row["p50_ms"], "p90": row["p90_ms"],
+            "x reference": "reference" if to_itself else row["reference"],
+        }  # fmt: skip
         for name, key in (("sporadic", "p50_ms"), ("cold", "median_ms"), ("soak", "p50_ms")):
             if name in scenarios:
                 one = scenarios[name]["engines"].get(row["name"])

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from medge import manifest, receipts
-from medge.errors import GateFailed, IntegrityError
+from medge import device_book, manifest, receipts
+from medge.device_book import Device
+from medge.errors import GateFailed, IntegrityError, MissingError
 from medge.records import read_json, write_json
 from medge.runtime import bundle as bundles
 from medge.sections import PackageSection, ProfileSection
@@ -30,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
 def run(made: dict[str, Stage], monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Stage]]:
     """The run without a receipt yet."""
     monkeypatch.setattr(manifest, "_git_state", lambda: {"commit": "0" * 40, "changed": False})
+    monkeypatch.setattr(device_book, "devices", lambda: [Device("cart7", "jetson", "cart7.ward")])
     yield made
     shutil.rmtree(made["profile"].folder / receipts.FOLDER, ignore_errors=True)
 
@@ -179,6 +181,14 @@ class TestWhatPackageTakes:
         with pytest.raises(GateFailed, match="has no receipt") as caught:
             packaged(run, tmp_path / "work")
         assert caught.value.fix.startswith("medge profile --device cart7")
+
+    def test_a_device_that_nobody_knows_is_told_before_a_receipt_it_lacks(
+        self, run: dict[str, Stage], tmp_path: Path
+    ) -> None:
+        give_receipt(run)
+        with pytest.raises(MissingError, match="There is no device 'cart'") as caught:
+            packaged(run, tmp_path / "work", "cart")
+        assert "cart7" in caught.value.fix
 
     def test_an_engine_that_was_built_again_needs_another(self, run: dict[str, Stage], tmp_path: Path) -> None:
         give_receipt(run, engine_sha256="0" * 64)

@@ -87,6 +87,7 @@ def test_throttling_and_drift_are_seen_on_the_page_and_in_the_terminal_s_table(r
     assert page.count("fill: #a3341f; opacity: 0.14") >= 40 > calm.count("fill: #a3341f; opacity: 0.14") == 0
     rows, unstable = costs.scenario_rows(found)
     assert {row["stability"] for row in rows} == {"unstable"}
+    assert [row["engine"] for row in rows if row["x reference"] == "reference"] == ["float/openvino-float32"]
     assert {row["engine"]: row["drift"] for row in rows if row["drift"] != "–"} == {SOAKED: "1.27 [1.26, 1.28]"}
     assert unstable is not None
     assert "times as long as the first" in unstable
