@@ -3,7 +3,8 @@
 The model is quantised once. A trial switches the quantisers of some layers off and measures how far the logits still
 are from the float model's (mean Kullback-Leibler divergence): no trial quantises again. Parts of the network are tried
 one at a time, then the part with the largest gain is split, down to single layers. Layers are put back one by one, the
-largest gain first, until the gate would pass on all validation images, or the budget is spent, or none helps.
+largest gain first, until the gate would pass on all validation images, or the budget is spent, or none helps. A layer
+that was the cause of more than half hides the others' gains: with it in float they are measured anew.
 """
 
 from __future__ import annotations
@@ -82,10 +83,13 @@ class _Search:
         at = trials.subset
         self.base = divergence(asked.logits[at], asked.float_logits[at])
         self.chosen: list[Layer] = []
+        self.under: list[Layer] = []  # in float while the parts were tried
         self.log: list[str] = []
         self.states = [_State(divergence(asked.logits, asked.float_logits), asked.figures)]
+        self.layers: Sequence[Layer] = ()
 
     def run(self, layers: Sequence[Layer]) -> Found:
+        self.layers = layers
         stopped = self._push(_split(layers))
         while not stopped:
             now = self.states[-1]
@@ -108,7 +112,17 @@ class _Search:
             self.states.append(_State(trial.loss, trial.figures or {}))
             self.log.append(self._sentence(layer, now, self.states[-1]))
             console.say(self.log[-1])
+            if trial.loss < now.loss / 2:
+                return self._rank_anew()
         return ""
+
+    def _rank_anew(self) -> str:
+        """Tries the parts of what is left again, with the chosen layers in float; why it stopped, as _push."""
+        base = self.trials.loss_without(self.chosen)
+        if base is None:
+            return self.trials.spent()
+        self.base, self.under, self.heap = base.loss, list(self.chosen), []
+        return self._push(_split([layer for layer in self.layers if layer not in self.chosen]))
 
     def _is_reached(self, state: _State) -> bool:
         return is_reached(state.figures, self.section, self.asked.best_verdict)
@@ -116,7 +130,7 @@ class _Search:
     def _push(self, parts: Sequence[list[Layer]]) -> str:
         """Tries each part by itself; returns why it stopped, if the budget is spent."""
         for part in parts:
-            trial = self.trials.loss_without(part)
+            trial = self.trials.loss_without([*self.under, *part])
             if trial is None:
                 return self.trials.spent()
             if trial.loss < self.base:
@@ -136,10 +150,11 @@ class _Search:
         """How much of the gain the weights' quantiser alone accounts for: one more trial."""
         own = quantised.serving(self.served, [layer])
         weights = tuple(name for name in own if quantised.is_of_weights(name))
-        whole = self.trials.loss_without([layer])
+        whole = self.trials.loss_without([*self.under, layer])
         if not weights or weights == own or whole is None or whole.loss >= self.base:
             return ""
-        trial = self.trials.run(weights, self.trials.subset)
+        others = quantised.serving(self.served, self.under)
+        trial = self.trials.run((*others, *(name for name in weights if name not in others)), self.trials.subset)
         if trial is None:
             return ""
         share = min(max((self.base - trial.loss) / (self.base - whole.loss), 0.0), 1.0)

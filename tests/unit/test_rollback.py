@@ -142,6 +142,22 @@ def test_a_layer_of_too_wide_a_range_is_found_alone_and_said_to_be_so(
     assert "overflow_fix" not in found.log[0]
 
 
+def test_with_the_worst_layer_in_float_the_others_are_ranked_anew(data: dataset.DataSet, tmp_path: Path) -> None:
+    net = _net(data)
+    model = _quantised(net, data, bias_correction=False)
+    near = 1.1 * _error(net, model, data)
+    for name, times in (("first", 24), ("third", 16)):
+        quantiser: Any = model.get_submodule(f"__nncf_hooks.pre_hooks.backbone/{name}/conv2d/0__1.0")
+        quantiser.scale.data.mul_(times)
+    found = rollback.search(_asked(net, model, data, near=near), Rollback(), tmp_path)
+    assert (found.layers, found.reached) == (("backbone.first", "backbone.third"), True)
+    layers, served = quantised.layers(model, torch.from_numpy(data.read([0])))
+    by_name = {layer.name: layer for layer in layers}
+    tried = [json.loads(line)["off"] for line in (tmp_path / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    for other in ("backbone.second", "backbone.third"):
+        assert list(quantised.serving(served, [by_name["backbone.first"], by_name[other]])) in tried
+
+
 def test_a_weight_that_leaves_the_others_few_steps_is_named(data: dataset.DataSet) -> None:
     net = _net(data)
     net.backbone.second.weight[5, 0, 0, 0] = 60 * net.backbone.second.weight.abs().mean()
