@@ -135,7 +135,7 @@ def _receipt(section: PackageSection, profile_folder: Path, place: Place, folder
     if place.built_there and device is None:
         device = read_json(profile_folder / "latency.json")["device"]["name"]
     if device is not None:
-        if receipt is None or device not in (receipt.device, receipt.kind):
+        if section.device and (receipt is None or device not in (receipt.device, receipt.kind)):
             device_book.find(device)  # a name that nobody knows is told before a receipt that it lacks
         receipts.refuse_without(receipt, device=device, engine=place.engine, judged_there=place.built_there)
         if receipt is not None and place.built_there:
