@@ -112,7 +112,8 @@ class _Search:
             self.states.append(_State(trial.loss, trial.figures or {}))
             self.log.append(self._sentence(layer, now, self.states[-1]))
             console.say(self.log[-1])
-            if trial.loss < now.loss / 2:
+            is_enough = _is_enough(self.states[-1].figures, self.section, self.asked.best_verdict)
+            if trial.loss < now.loss / 2 and not is_enough:
                 return self._rank_anew()
         return ""
 
@@ -153,8 +154,7 @@ class _Search:
         whole = self.trials.loss_without([*self.under, layer])
         if not weights or weights == own or whole is None or whole.loss >= self.base:
             return ""
-        others = quantised.serving(self.served, self.under)
-        trial = self.trials.run((*others, *(name for name in weights if name not in others)), self.trials.subset)
+        trial = self.trials.run((*quantised.serving(self.served, self.under), *weights), self.trials.subset)
         if trial is None:
             return ""
         share = min(max((self.base - trial.loss) / (self.base - whole.loss), 0.0), 1.0)
