@@ -151,9 +151,9 @@ def _train(run: Run, context: Context, epoch: int) -> None:
             if len(images) > 1 or not job.batch_norms:  # one image has no variance
                 images, labels = images.to(run.device), labels.to(run.device)
                 images = imitation.blended(images, training.mixup, chance)
-                with torch.no_grad():
-                    target = teacher(images)
                 with autocast(run.device, run.dtype):
+                    with torch.no_grad():
+                        target = teacher(images)
                     outputs = run.student(images)
                 loss = imitation.loss(run.student, outputs, target, labels, training)
                 if job.learned is not None:
