@@ -1,7 +1,7 @@
 """Does the bundle compute here what it computed where it was validated? Replays golden vectors.
 
 Each is a real test image at model size with the logits recorded on the validating host. Kernels differ between
-processors (an INT8 EfficientNet's logits by 8 to 13 % between x86 and arm64, its answers not), so each precision has
+processors (an INT8 EfficientNet's logits by some percent between x86 and arm64, its answers not), so each precision has
 its tolerance, written into the manifest; the decisions must agree but within `probability` of the threshold.
 A drawn test picture, prepared here and there, shows that resizing is the same.
 """
