@@ -24,8 +24,8 @@ def check(variants: dict[str, Variant]) -> None:
         listed = "\n".join(f"  - {p}" for p in found)
         raise RecipeError(
             f"Chains of compressors that cannot be followed:\n{listed}",
-            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Before it reduce the resolution or prune, "
-            "then sparsify, distil or make it friendly.",
+            fix="Quantise once, and last: ptq or qat, or ptq and then qat. Before it reduce the resolution, shorten or "
+            "prune, then sparsify, distil or make it friendly.",
         )
 
 

@@ -24,7 +24,8 @@ __all__ = ["lower"]
 def lower(
     source: Path, target: Path, rules: QuantRules, *, calibration_images: Iterable[NDArray[Any]] | None = None
 ) -> None:
-    """Writes `source`, an ONNX file, to `target` as `rules` want it; a float graph is only made static.
+    """Writes `source`, an ONNX file, to `target` as `rules` want it. A float graph is made static, and the steps before
+    its first convolution become those of `rules.rows`; nothing else of it changes.
 
     calibration_images: uint8 [height, width, 3], of training images; needed where `rules` want ranges that the graph
     does not hold. The file is written aside and renamed, and the same input gives the same bytes. Raises ToolError
@@ -34,6 +35,9 @@ def lower(
     simplify.fold_constants(net)
     simplify.merge_pads(net)
     quantised = bool(net.of_type("QuantizeLinear"))
+    if rules.rows == "always" or (rules.rows == "quantised" and quantised):
+        image.cast_first(net)
+        image.by_rows(net)
     if rules.activations == "uint8" and quantised:
         _for_uint8_kernels(net, rules, calibration_images)
     elif rules.activations == "int8":
@@ -52,8 +56,6 @@ def _for_uint8_kernels(net: Net, rules: QuantRules, images: Iterable[NDArray[Any
     """What ONNX Runtime fuses to QLinearConv and its like."""
     outputs.repeat_pairs(net)
     quantisers.to_uint8(net)
-    image.cast_first(net)
-    image.normalise_by_rows(net)
     if rules.quantize_conv_outputs:
         outputs.quantise_outputs(net, images)
     if rules.quantize_bias:

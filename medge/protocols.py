@@ -37,11 +37,14 @@ class QuantRules:
     activations: `as-is` (as NNCF wrote them), `uint8` (zero points allowed), `int8` (symmetric, zero point 0).
     quantize_bias: biases as int32 with scale = input scale x weight scale.
     quantize_conv_outputs: Q/DQ at every convolution's (or its fused activation's) output.
+    rows: where the image is reduced and normalised as rows of NHWC (lowering.image.by_rows): `never`, in `quantised`
+    graphs, or `always`.
     """
 
     activations: str = "as-is"
     quantize_bias: bool = False
     quantize_conv_outputs: bool = False
+    rows: str = "never"
 
 
 class Session(Protocol):

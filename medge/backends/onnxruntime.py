@@ -22,7 +22,7 @@ __all__ = ["PACKAGE", "PRECISIONS", "QUANT", "build", "missing", "start", "start
 
 PACKAGE = "onnxruntime"
 PRECISIONS = ("float32",)
-QUANT = QuantRules(activations="uint8", quantize_bias=True, quantize_conv_outputs=True)
+QUANT = QuantRules(activations="uint8", quantize_bias=True, quantize_conv_outputs=True, rows="quantised")
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _INSTALL = "Install it: pip install onnxruntime."

@@ -32,7 +32,7 @@ __all__ = [
 
 PACKAGE = "openvino"
 PRECISIONS = ("float32", "bfloat16", "float16")
-QUANT = QuantRules(activations="as-is")
+QUANT = QuantRules(activations="as-is", rows="always")
 START_CACHE = (
     "cache"  # a folder beside the engine's files: where it is there, compiled blobs are read and written there
 )

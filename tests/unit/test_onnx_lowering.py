@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from medge.backends import onnxruntime as ort_backend
+from medge.backends import openvino as openvino_backend
 from medge.backends import tensorrt as tensorrt_backend
 from medge.errors import DataError, ToolError
 from medge.lowering.net import Net, load, save
@@ -25,7 +26,7 @@ from tests import nets
 
 AS_IS = QuantRules()
 UINT8 = QuantRules(activations="uint8")
-ORT, TENSORRT = ort_backend.QUANT, tensorrt_backend.QUANT
+ORT, OPENVINO, TENSORRT = ort_backend.QUANT, openvino_backend.QUANT, tensorrt_backend.QUANT
 
 each_net = given(
     blocks=st.lists(st.sampled_from(nets.BLOCKS), max_size=5), signed=st.booleans(), seed=st.integers(0, 10_000)
@@ -59,8 +60,9 @@ def test_openvino_and_tensorrt_get_the_very_same_function(
     source = nets.write_net(tmp_path / "source.onnx", blocks, quantised=True, signed=signed, seed=seed)
     pictures = nets.images(3, size=16, seed=seed)
     expected = nets.run_plainly(source, pictures)
-    as_is = nets.run_plainly(lowered(source, AS_IS), pictures)
-    assert all(np.array_equal(a, b) for a, b in zip(expected, as_is, strict=True))
+    for rules in (AS_IS, OPENVINO):
+        found = nets.run_plainly(lowered(source, rules), pictures)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
     for_tensorrt = nets.run_plainly(lowered(source, TENSORRT), pictures)
     if signed:
         assert all(np.array_equal(a, b) for a, b in zip(expected, for_tensorrt, strict=True))
@@ -94,7 +96,7 @@ def test_a_float_graph_computes_the_same_for_every_backend(
     source = nets.write_net(tmp_path / "source.onnx", blocks, seed=seed)
     pictures = nets.images(2, size=16, seed=seed)
     expected = nets.run_plainly(source, pictures)
-    for rules in (AS_IS, ORT, TENSORRT):
+    for rules in (AS_IS, ORT, TENSORRT, OPENVINO):
         actual = nets.run_plainly(lowered(source, rules), pictures)
         assert all(distance(a, b) < 1e-6 for a, b in zip(expected, actual, strict=True))
 
@@ -238,7 +240,7 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path, rules: QuantRules) 
 
 def test_lowering_keeps_no_float_copy_of_the_weights(tmp_path: Path) -> None:
     source = nets.write_net(tmp_path / "source.onnx", ["relu"] * 4, quantised=True)
-    for rules in (AS_IS, ORT, TENSORRT):
+    for rules in (AS_IS, ORT, TENSORRT, OPENVINO):
         floats = [
             t for t in onnx.load(lowered(source, rules)).graph.initializer if t.data_type == onnx.TensorProto.FLOAT
         ]

@@ -94,7 +94,7 @@ def test_onnx_runtime_normalises_the_whole_image_by_rows_before_it_is_reduced(
     net = load(source)
     fold_constants(net)
     image.cast_first(net)
-    image.normalise_by_rows(net)
+    image.by_rows(net)
     assert any(node.name.startswith("rows/") for node in net.nodes)
     save_net(net, lowered)
     images = data.read(range(4))
