@@ -148,12 +148,14 @@ def train_blocks(job: Job, *, baseline: Scores | None) -> list[Epoch]:
 
 
 def _logits(job: Job, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Logits [n, C] in the training precision, each process doing its share of the batches."""
+    """Logits [n, C] in float32 however the model is trained, for which epoch is kept is decided by what the kept model
+    answers: in bfloat16 an AUC on 496 chest X-rays was 0.001 higher. Each process does its share of the batches.
+    """
     world, rank = job.accelerator.num_processes, job.accelerator.process_index
     batches = [rows[start : start + 64] for start in range(0, len(rows), 64)]
     job.model.eval()
     found = []
-    with torch.inference_mode(), training.autocast(job.accelerator.device, job.dtype):
+    with torch.inference_mode():
         for number in range(rank, len(batches), world):
             images = torch.from_numpy(job.data.read(batches[number])).to(job.accelerator.device)
             found.append((number, job.model(images)[0].float().cpu().numpy()))

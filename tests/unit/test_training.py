@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from medge import epochs, training
+from medge import epochs, phases, training
 from medge import model as models
 from medge.errors import DataError, ToolError
 from medge.training import Scores
@@ -190,3 +192,14 @@ def test_a_full_disk_is_an_oserror_and_leaves_the_old_file(tmp_path: Path, monke
         models.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_an_epoch_is_judged_in_float32_however_it_is_trained() -> None:
+    model = make("test_efficientnet").eval()
+    images = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
+    here = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+    data = SimpleNamespace(read=lambda rows: images[rows])
+    job: Any = SimpleNamespace(model=model, data=data, accelerator=here, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        expected = np.concatenate([model(torch.from_numpy(part))[0].numpy() for part in (images[:64], images[64:])])
+    assert np.array_equal(phases._logits(job, np.arange(70)), expected)
