@@ -3,18 +3,23 @@
 A compressor module says of itself: `QUANTISES = True` where its result is quantised, `TAKES_QUANTISED = True` where it
 can work on such a model; both are False where they are not said. `BEGINS_ANEW = "student"` names the option with which
 it makes another model, and not one from what the chain has made so far. `NOT_BEFORE = {"prune": why}` names what must
-not follow it, with the reason.
+not follow it, with the reason. A function `check` says what it would refuse of a model (medge.protocols.LooksAhead).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from medge import plugins
-from medge.errors import RecipeError
+from medge.errors import MedgeError, RecipeError
 from medge.sections import Step, Variant
 
-__all__ = ["check", "problem", "problems", "quantises"]
+if TYPE_CHECKING:
+    from medge.compressors import Context
+    from medge.model import Classifier
+
+__all__ = ["check", "look_ahead", "problem", "problems", "quantises"]
 
 
 def check(variants: dict[str, Variant]) -> None:
@@ -27,6 +32,27 @@ def check(variants: dict[str, Variant]) -> None:
             fix="Quantise once, and last: ptq or qat, or ptq and then qat. Before it reduce the resolution, shorten or "
             "prune, then sparsify, distil or make it friendly.",
         )
+
+
+def look_ahead(variants: dict[str, Variant], context: Context) -> None:
+    """Raises now what a step of any chain would raise in its turn, as far as the float model tells: for a wrong name of
+    a layer, say, a RecipeError. A chain is followed up to its first compressor without `check`; nothing is trained."""
+    for name, variant in variants.items():
+        for chain in variant.first_passing:
+            try:
+                _look_ahead(chain, context)
+            except MedgeError as error:
+                where = f"compress.variants.{name}: [{', '.join(step.compressor for step in chain)}]"
+                raise type(error)(f"{where}: {error.message}", fix=error.fix) from error
+
+
+def _look_ahead(chain: Sequence[Step], context: Context) -> None:
+    current: Classifier = context.teacher
+    for step in chain:
+        module = plugins.load("compressors", step.compressor)
+        if not hasattr(module, "check"):
+            return
+        current = module.check(current, module.Options(**step.options), context)
 
 
 def problems(variants: dict[str, Variant]) -> list[str]:

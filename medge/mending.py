@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,9 @@ def mended(
 ) -> Made:  # fmt: skip
     """The same with its guilty layers in float (medge.rollback), or as it was where its gate passes or none helps.
 
-    A chain whose last step says how to leave layers in float is followed again with them; what was trained is not
-    trained again: the quantisers are taken out of it.
+    A chain whose last step says how to leave layers in float is followed again with them. What was trained is not
+    trained again: the quantisers are taken out of a copy of it, as they are where following again did not reach what
+    the search had. The best of all that was judged is returned.
     """
     reference = bench.reference
     best = trial.judge(reference, reference, reference, reference, section=bench.gate, seed=bench.seed).verdict
@@ -37,20 +39,32 @@ def mended(
     log += _with_latency(found, bench, made, section, place)
     if not found.layers:
         return made
-    option = getattr(plugins.load("compressors", chain[-1].compressor), "LEAVES_IN_FLOAT", None)
-    if option is not None:
-        ignored = [*chain[-1].options.get(option, ()), *found.layers]
-        last = Step(compressor=chain[-1].compressor, options={**chain[-1].options, option: ignored})
-        changed = [*chain[:-1], last]
+    tried = [made]
+    changed = _leaving_in_float(chain, found.layers)
+    if changed is not None:
         model = apply(bench, changed, [*works[:-1], place / "last"], [])
-        again = replace(judged(bench, name, changed, model), in_float=found.layers)
-        log.append(f"[{names(chain)}] with {len(found.layers)} layers in float, {sentence(again.figures)}")
-        if rollback.is_reached(again.figures, section, best) or not found.reached:
-            return min(made, again, key=lambda m: rollback.rank(m.figures, best))
-    quantised.remove(made.model, found.quantisers)
-    again = replace(judged(bench, name, chain, made.model), in_float=found.layers)
-    log.append(f"[{names(chain)}] with the quantisers of these layers taken out, {sentence(again.figures)}")
-    return again
+        tried.append(replace(judged(bench, name, changed, model), in_float=found.layers))
+        log.append(f"[{names(chain)}] with {len(found.layers)} layers in float, {sentence(tried[-1].figures)}")
+    if changed is None or (found.reached and not rollback.is_reached(tried[-1].figures, section, best)):
+        model = copy.deepcopy(made.model)
+        quantised.remove(model, found.quantisers)
+        tried.append(replace(judged(bench, name, chain, model), in_float=found.layers))
+        log.append(f"[{names(chain)}] with the quantisers of these layers taken out, {sentence(tried[-1].figures)}")
+    kept = min(tried, key=lambda m: rollback.rank(m.figures, best))
+    if kept is not tried[-1]:
+        which = "as it was, all quantised" if kept is made else "as it was quantised again"
+        log.append(f"[{names(chain)}] is taken {which}: that is no worse.")
+    return kept
+
+
+def _leaving_in_float(chain: Sequence[Step], layers: Sequence[str]) -> list[Step] | None:
+    """The chain with these layers in float from its last step on; None where that step has no option for it."""
+    last = chain[-1]
+    option = getattr(plugins.load("compressors", last.compressor), "LEAVES_IN_FLOAT", None)
+    if option is None:
+        return None
+    ignored = [*last.options.get(option, ()), *layers]
+    return [*chain[:-1], Step(compressor=last.compressor, options={**last.options, option: ignored})]
 
 
 def _with_latency(found: rollback.Found, bench: Bench, made: Made, section: Rollback, place: Path) -> list[str]:

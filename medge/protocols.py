@@ -20,6 +20,7 @@ __all__ = [
     "Compressor",
     "DeviceKind",
     "KeepsCaches",
+    "LooksAhead",
     "PowerControl",
     "QuantRules",
     "Run",
@@ -106,6 +107,16 @@ class Compressor(Protocol):
 
     def apply(self, model: torch.nn.Module, options: Any, context: Any) -> torch.nn.Module:
         """The compressed model; `model` is not changed. `context` is a medge.compressors.Context."""
+        ...
+
+
+class LooksAhead(Protocol):
+    """What a compressor offers besides where it can tell before anything is trained what it would refuse."""
+
+    def check(self, model: Any, options: Any, context: Any) -> Any:
+        """Raises what `apply` would raise for a medge.model.Classifier with these layers, whatever its weights. Returns
+        one with the layers of the result, for the checks of what follows in the chain: `model` itself, which is not
+        changed, or another. Takes seconds; reaches no network and leaves nothing in `context.work`."""
         ...
 
 

@@ -3,7 +3,8 @@
 The model is quantised once. A trial switches the quantisers of some layers off and measures how far the logits still
 are from the float model's (mean Kullback-Leibler divergence): no trial quantises again. Parts of the network are tried
 one at a time, then the part with the largest gain is split, down to single layers. Layers are put back one by one, the
-largest gain first, until the gate would pass on all validation images, or the budget is spent, or none helps. A layer
+largest gain first, until the gate's verdict on all validation images is the best that they allow, or the budget is
+spent, or none helps. With few images the best may be inconclusive: it is what the float model itself would get. A layer
 that was the cause of more than half hides the others' gains: with it in float they are measured anew.
 """
 
@@ -25,7 +26,7 @@ __all__ = ["Found", "is_reached", "rank", "search"]
 @dataclass(frozen=True)
 class Found:
     """layers: to be put back, the costliest first; empty where none helps. quantisers: that are of no use then.
-    reached: whether the gate would pass. stopped: why the search ended. log: one sentence per layer, and a last one.
+    reached: as `is_reached`. stopped: why the search ended. log: one sentence per layer, and a last one.
     """
 
     layers: tuple[str, ...]
@@ -94,7 +95,7 @@ class _Search:
         while not stopped:
             now = self.states[-1]
             if _is_enough(now.figures, self.section, self.asked.best_verdict):
-                stopped = "the gate would pass"
+                stopped = _verdict_in_words(now.figures["verdict"])
             elif not self.heap:
                 stopped = "no other layer helps"
             else:
@@ -183,9 +184,14 @@ class _Search:
 
 
 def rank(figures: Figures, best_verdict: str) -> tuple[bool, float, float]:
-    """Small is good: the verdict first, then flips, then the error of the AUC."""
+    """Small is good: whether the verdict is worse than the best first, then flips, then what the AUC lost."""
     lost = -figures["auc"]["difference"] if "auc" in figures else 0.0
-    return (figures["verdict"] != best_verdict, figures["flips"]["rate"], lost)
+    return (not _is_best(figures, best_verdict), figures["flips"]["rate"], lost)
+
+
+def _verdict_in_words(verdict: str) -> str:
+    """Of a verdict that is the best that the images allow."""
+    return "the gate would pass" if verdict == "pass" else f"the gate would be {verdict}, as for the float model itself"
 
 
 def _split(layers: Sequence[Layer]) -> list[list[Layer]]:

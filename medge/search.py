@@ -68,7 +68,8 @@ def explore(
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
     """Outcomes of different candidates in the order of their trials: those in the database, then new ones until
-    `section.trials` or `section.minutes` (of this and of interrupted searches) are reached."""
+    `section.trials` or `section.minutes` are reached. Minutes of earlier calls count, also of a trial that was stopped;
+    not of one whose process was killed, since nobody wrote them down."""
     study = _study(database, seed)
     optuna = _optuna()
     distributions = {k: optuna.distributions.CategoricalDistribution(v) for k, v in coordinates.items()}
@@ -81,11 +82,13 @@ def explore(
         wanted = candidate(proposed.params)
         began = clock()
         repeats = repeats + 1 if wanted.key in done else 0
-        outcome = done[wanted.key] if wanted.key in done else evaluate(wanted)
-        seconds = clock() - began
+        try:
+            outcome = done[wanted.key] if wanted.key in done else evaluate(wanted)
+        finally:
+            seconds = clock() - began
+            proposed.set_user_attr("seconds", seconds)
         spent += seconds
         proposed.set_constraint("margins", outcome.overshoot)
-        proposed.set_user_attr("seconds", seconds)
         proposed.set_user_attr("outcome", to_json(outcome))
         if outcome.judged and outcome.auc_lower is not None and outcome.latency is not None:
             study.tell(proposed, (outcome.auc_lower, outcome.latency.ratio))

@@ -37,14 +37,15 @@ __all__ = ["GIVEN_UP", "Lab", "Outcome", "overshoot", "say"]
 
 GIVEN_UP = "given up"
 _FEW = 8  # calibration images where nothing but latency is wanted
+_LEAST = 1e-6  # margins: what a check that does not pass is missed by at least, so that it is never feasible
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a trial found. verdict: of the gate on validation images, or `given up`, with the reason in `why`.
 
-    auc_lower: one-sided lower bound of the AUC's difference. latency: as a ratio to the float32 engine. overshoot: how
-    far the margins are missed in all, in margins; 0 where they are met.
+    auc_lower: one-sided lower bound of the AUC's difference, the one that decides. latency: as a ratio to the float32
+    engine. overshoot: how far the margins are missed in all, in margins; 0 where they are met, else more.
     """
 
     key: str
@@ -134,11 +135,10 @@ class Lab:
         judged = trial.judge(reference, table, reference, table, section=self.gate, seed=self.seed)
         figures = trial.summary(judged)
         shutil.rmtree(built[1], ignore_errors=True)
-        auc = figures["auc"]
         return replace(
             found,
             verdict=judged.verdict,
-            auc_lower=float(auc["difference"] if auc["lower"] is None else auc["lower"]),
+            auc_lower=_lower(figures["auc"]),
             flips=float(figures["flips"]["rate"]),
             bytes=built[0].bytes,
             overshoot=overshoot(figures),
@@ -211,19 +211,30 @@ class Lab:
 
 
 def overshoot(figures: dict[str, Any]) -> float:
-    """How far a trial's margins are missed, summed in units of the margins; 0 where all are met."""
-    total = 0.0
-    for item in figures.values():
-        if not isinstance(item, dict) or item.get("verdict") in (None, "pass"):
-            continue
-        if "rate" in item:
-            total += max(0.0, item["rate"] - item["limit"]) / max(item["limit"], 1e-9)
-        elif item["margin"] < 0:
-            lower = item["lower"] if item["lower"] is not None else item["difference"]
-            total += max(0.0, item["margin"] - lower) / -item["margin"]
-        else:
-            total += max(0.0, item["difference"] - item["margin"]) / max(item["margin"], 1e-9)
-    return total
+    """How far the margins are missed in a trial's summary, summed in units of the margins: 0 where the verdict is a
+    pass, else more. A quantity that is judged at two thresholds counts by the worse."""
+    quantities = [item for item in figures.values() if isinstance(item, dict)]
+    at_thresholds = [[item[at] for at in ("carried", "refitted") if at in item] or [item] for item in quantities]
+    return float(sum(max(map(_missed, each)) for each in at_thresholds))
+
+
+def _missed(item: dict[str, Any]) -> float:
+    """How far one check is from its pass, in units of its margin; 0 where it passes."""
+    if item["verdict"] == "pass":
+        return 0.0
+    if "rate" in item:
+        distance, unit = item["rate"] - item["limit"], item["limit"]
+    elif item["margin"] < 0:
+        distance, unit = item["margin"] - _lower(item), -item["margin"]
+    else:
+        distance, unit = item["difference"] - item["margin"], item["margin"]
+    return float(max(distance / max(unit, 1e-9), _LEAST))
+
+
+def _lower(item: dict[str, Any]) -> float:
+    """The lower bound by which the gate decides; the difference itself where it has none."""
+    bounds = (item.get("decided_lower"), item["lower"], item["difference"])
+    return float(next(bound for bound in bounds if bound is not None))
 
 
 def say(outcome: Outcome, number: int, minutes: float) -> None:

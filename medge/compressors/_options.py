@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from medge.errors import RecipeError
@@ -57,21 +57,29 @@ def part(options: Any, kind: type[T]) -> T:
     return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
 
 
-def layers_named(model: nn.Module, patterns: Collection[str]) -> list[str]:
-    """Names of the modules that the patterns of the option `ignored` match (* and ? as in file names), each once.
+def layers_named(model: nn.Module, patterns: Collection[str], *, functions: Sequence[str] | None = None) -> list[str]:
+    """Names that the patterns of the option `ignored` match (* and ? as in file names), each once: of modules, and of
+    `functions` (`MODULE:FUNCTION`, or `MODULE:FUNCTION/CALL`) where there is a colon; None where it takes none.
 
-    `MODULE:FUNCTION` names a function that the module itself calls and comes back as it is, with its module's name in
-    full. Raises RecipeError, with the nearest names, where a pattern matches none.
+    Raises RecipeError, with the nearest names, where a pattern matches none.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    modules = [name for name, _ in model.named_modules() if name]
     found: list[str] = []
     for pattern in patterns:
-        module, colon, function = pattern.partition(":")
-        matching = [f"{name}{colon}{function}" for name in fnmatch.filter(names, module)]
-        if not matching:
-            close = difflib.get_close_matches(pattern, names, n=3) or names[:3]
+        module, colon, _ = pattern.partition(":")
+        if colon and functions is None:
             raise RecipeError(
-                f"ignored: the model has no layer '{pattern}'.", fix=f"Did you mean {' or '.join(map(repr, close))}?"
+                f"ignored: '{pattern}' is a function, and here only layers can be named.",
+                fix=f"Name the layer that calls it: '{module}'.",
+            )
+        names = (functions or []) if colon else modules
+        matching = fnmatch.filter(names, pattern)
+        if not matching:
+            whole = [name for name in names if "/" not in name]
+            close = difflib.get_close_matches(pattern, whole, n=3) or whole[:3]
+            raise RecipeError(
+                f"ignored: the model has no {'function' if colon else 'layer'} '{pattern}'.",
+                fix=f"Did you mean {' or '.join(map(repr, close))}?",
             )
         found += matching
     return list(dict.fromkeys(found))

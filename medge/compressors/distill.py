@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medge.compressors import Context
     from medge.model import Classifier
 
-__all__ = ["BEGINS_ANEW", "Options", "apply"]
+__all__ = ["BEGINS_ANEW", "Options", "apply", "check"]
 
 BEGINS_ANEW = "student"  # the option with which nothing is left of the model that the chain has made so far
 
@@ -61,23 +61,53 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     """A trained copy of `model`, or the student, in eval mode; with `epochs` 0, or where training never came nearer to
     the float model, what it started from. Continues at its epoch in `context.work`.
 
-    Raises RecipeError for a student that timm does not have, that has other classes or weights of another network.
+    Raises RecipeError for a student that timm does not have, that has another number of classes or weights of another
+    network.
     """
     student = copy.deepcopy(model) if options.student is None else _student(options.student, options, context)
     job = Job("distill", context.work / "distill.pt", repr(options), part(options, Training), batch_norms=True)
     return recover(student, job, context)
 
 
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. The model itself, or the student before its weights are fetched."""
+    from medge import weights
+
+    if options.student is None:
+        return model
+    student = _untrained(options.student, context)
+    if not _is_finetuned(options.student):
+        weights.check(options.student, options.weights)
+    return student
+
+
 def _student(name: str, options: Options, context: Context) -> Classifier:
-    """The network that is trained instead, with random weights from torch's seed where it has none of its own."""
+    """The network that is trained instead."""
+    from medge import weights
+
+    context.log.append(f"distill: the student is {name}, the teacher {context.teacher.spec.timm_name}.")
+    student = _untrained(name, context)
+    if not _is_finetuned(name):
+        weights.fill(student, options.weights)
+    return student
+
+
+def _is_finetuned(name: str) -> bool:
+    return (Path(name) / "model.json").is_file()
+
+
+def _untrained(name: str, context: Context) -> Classifier:
+    """The student as it is loaded, or with random weights from torch's seed.
+
+    Of classes only the number is compared: model.json has no names, so that a fine-tuned student was given the same
+    ones in the same order is for the recipe to see to.
+    """
     import torch
 
-    from medge import weights
     from medge.model import create, load, specify
 
     spec = context.teacher.spec
-    context.log.append(f"distill: the student is {name}, the teacher {spec.timm_name}.")
-    if (Path(name) / "model.json").is_file():
+    if _is_finetuned(name):
         student = load(Path(name))
         if student.spec.classes != spec.classes:
             raise RecipeError(
@@ -87,7 +117,6 @@ def _student(name: str, options: Options, context: Context) -> Classifier:
     else:
         wanted = specify(name, classes=spec.classes, head=spec.head, dropout=spec.dropout, size=spec.size)
         student = create(wanted)
-        weights.fill(student, options.weights)
     if student.dimensions != context.teacher.dimensions:
         student.kept = torch.zeros(0, dtype=torch.int64)
     return student

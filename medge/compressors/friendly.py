@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medge.compressors import Context
+    from medge.model import Classifier
 
-__all__ = ["Options", "apply"]
+__all__ = ["Options", "apply", "check"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     context.log.append(f"friendly: {replaced} activations replaced (SiLU by {options.activation}).")
     job = Job("friendly", context.work / "friendly.pt", repr(options), part(options, Training))
     return recover(twin, job, context)
+
+
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. It refuses nothing; what follows meets its activations."""
+    twin = copy.deepcopy(model)
+    _replace(twin, options)
+    return twin
 
 
 def _replace(model: nn.Module, options: Options) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from medge.compressors import Context
     from medge.model import Classifier
 
-__all__ = ["Options", "apply"]
+__all__ = ["Options", "apply", "check"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,23 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     return pruned.eval().requires_grad_(False)
 
 
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. The model narrowed at once, by the weights' magnitude where that needs no image:
+    as wide as the result where the scope is uniform and no latency is measured."""
+    importance = "magnitude" if options.importance == "taylor" else options.importance
+    narrowed = _narrowed(model, replace(options, importance=importance), context, options.ratio)
+    if options.scope == "uniform" and options.latency is None and _widths(narrowed) == _widths(model):
+        raise _nothing_goes(options)
+    return narrowed
+
+
+def _nothing_goes(options: Options) -> RecipeError:
+    return RecipeError(
+        f"prune: no width changes at ratio {options.ratio:g}, rounded to multiples of {options.round_to}.",
+        fix="Give a larger ratio, a smaller round_to, or fewer names in ignored.",
+    )
+
+
 def _choices(
     model: Classifier, graph: Any, fixed: list[nn.Module], widths: dict[str, int], options: Options,
     context: Context, step: int,
@@ -137,10 +154,7 @@ def _choices(
     choices = channels.choose(ranked, left)
     model.zero_grad(set_to_none=True)
     if not choices and step == options.steps - 1 and _widths(model) == widths:
-        raise RecipeError(
-            f"prune: no width changes at ratio {options.ratio:g}, rounded to multiples of {options.round_to}.",
-            fix="Give a larger ratio, a smaller round_to, or fewer names in ignored.",
-        )
+        raise _nothing_goes(options)
     write_json(path, {"options": repr(options), "choices": choices})
     console.say(f"{_name(options, step)}: {len(choices)} of {len(ranked)} groups of layers get narrower")
     return choices

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medge.compressors import Context
+    from medge.model import Classifier
 
-__all__ = ["LEAVES_IN_FLOAT", "QUANTISES", "Options", "apply", "quantise", "quantisers"]
+__all__ = ["LEAVES_IN_FLOAT", "QUANTISES", "Options", "apply", "check", "quantise", "quantisers"]
 
 QUANTISES = True
 LEAVES_IN_FLOAT = "ignored"  # the option that a rollback adds its layers to; applying again trains nothing
@@ -49,7 +50,7 @@ class Options:
     range_estimator: how an activation's range follows from the calibration images: `default` (NNCF's choice),
         `minmax`, `mean_minmax`, `median_minmax`, `mean_no_outliers_minmax`, `mean_quantile` or `histogram`.
     smooth_quant_alpha: SmoothQuant moves large inputs of linear layers into their weights, the more the larger (0 to
-        1); -1 leaves it out, none takes NNCF's value.
+        1): for vision transformers, as which NNCF then treats the model; none and -1 leave it out.
     se_in_float: squeeze-and-excitation blocks stay in float.
     search: so many settings of these options are tried and the one nearest to the float model on validation images
         kept (medge.setting_search); 0 quantises once.
@@ -93,11 +94,11 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
 
     from medge.fold import fold_batch_norms
 
-    rows = context.calibration[: options.subset_size]
-    example = torch.from_numpy(context.data.read(rows[:1]))
+    example = torch.from_numpy(context.data.read(context.calibration[:1]))
     folded, _ = fold_batch_norms(model, example)
 
     def quantised(setting: Options) -> nn.Module:
+        rows = context.calibration[: setting.subset_size]
         return quantise(folded, (torch.from_numpy(context.data.read([row])) for row in rows), setting)
 
     if options.search:
@@ -105,17 +106,30 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     return quantised(options)
 
 
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. The model itself: what follows is checked as if it were not quantised."""
+    import torch
+
+    from medge.fold import fold_batch_norms
+
+    example = torch.from_numpy(context.data.read(context.calibration[:1]))
+    _float_patterns(fold_batch_norms(model, example)[0], options, example)
+    return model
+
+
 def quantise(model: nn.Module, images: Iterable[torch.Tensor], options: Options) -> nn.Module:
     """Quantises a model without BatchNorms; `images` uint8 [1, H, W, 3] are read once. The model is not changed."""
-    patterns = _float_patterns(model, options)
     nncf = imported_nncf()
     kept = _Counted(images)
+    patterns = _float_patterns(model.eval(), options, kept.images[0])
     with quiet():
         quantised: nn.Module = nncf.quantize(
-            model.eval(),
+            model,
             nncf.Dataset(kept),
             preset=nncf.QuantizationPreset(options.preset),
             subset_size=len(kept),
+            # NNCF leaves SmoothQuant out, whatever its alpha, for what is not called a transformer.
+            model_type=None if options.smooth_quant_alpha in (None, -1) else nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False),
             advanced_parameters=_advanced(nncf, options),
         )
@@ -129,14 +143,14 @@ class _Counted:
     """Calibration images; each of NNCF's passes over them is a bar of its own."""
 
     def __init__(self, images: Iterable[torch.Tensor]) -> None:
-        self._images = list(images)
+        self.images = list(images)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.images)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         with console.progress("calibration", len(self)) as advance:
-            for image in self._images:
+            for image in self.images:
                 yield image
                 advance()
 
@@ -172,11 +186,27 @@ def _make_signed(model: nn.Module) -> None:
             quantiser.signed = True
 
 
-def _float_patterns(model: nn.Module, options: Options) -> list[str]:
+def _float_patterns(model: nn.Module, options: Options, example: torch.Tensor) -> list[str]:
     """Regular expressions over NNCF's node names (`backbone/blocks/0/conv/conv2d/0`) of all that stays in float."""
+    functions = _functions(model, example) if any(":" in name for name in options.ignored) else []
+    names = layers_named(model, options.ignored, functions=functions)
+    names += squeezes(model) if options.se_in_float else []
     # Everything outside the backbone: the normalisation of the input, and the head.
-    names = layers_named(model, options.ignored) + (squeezes(model) if options.se_in_float else [])
     return ["(?!backbone/).*", *map(_pattern, names)]
+
+
+def _functions(model: nn.Module, example: torch.Tensor) -> list[str]:
+    """All that the model computes for `example`, as `ignored` names it: `backbone.blocks.1.1:add`, and by the call."""
+    import torch
+
+    imported_nncf()
+    with quiet(), torch.no_grad():
+        from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
+
+        nodes = [node.node_name for node in build_nncf_graph(model, example).get_all_nodes()]
+    calls = [node.rsplit("/", 2) for node in nodes if "/" in node]  # of constants and inputs the names have none
+    named = [(f"{module.replace('/', '.')}:{function}", number) for module, function, number in calls]
+    return list(dict.fromkeys(name for whole, number in named for name in (whole, f"{whole}/{number}")))
 
 
 def _pattern(name: str) -> str:

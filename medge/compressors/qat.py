@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from medge.compressors import Context
+    from medge.model import Classifier
 
-__all__ = ["QUANTISES", "TAKES_QUANTISED", "Options", "apply"]
+__all__ = ["QUANTISES", "TAKES_QUANTISED", "Options", "apply", "check"]
 
 QUANTISES = True
 TAKES_QUANTISED = True
@@ -76,3 +77,8 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     ranges = range_parameters(student) if options.ranges == "frozen" else frozenset()
     job = Job("qat", context.work / "qat.pt", repr(options), part(options, Training), frozen=ranges)
     return recover(student, job, context)
+
+
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead: what ptq would refuse, from whose result the training starts."""
+    return ptq.check(model, options.initial, context)

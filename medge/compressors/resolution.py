@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medge.compressors import Context
     from medge.model import Classifier
 
-__all__ = ["Options", "apply"]
+__all__ = ["Options", "apply", "check"]
 
 MULTIPLE = 8  # pixels: what remains of the image after three strides of 2 is then whole
 
@@ -63,11 +63,8 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
 
     if not isinstance(model, Classifier):
         raise ToolError("resolution takes a classifier of medge.", fix="Put resolution before what quantises.")
+    reduced, side = _reduced(model, options, context)
     whole = context.data.preprocess.height
-    side = _side(options.scale, seen=model.side or whole, whole=whole)
-    reduced = copy.deepcopy(model)
-    reduced.side = side
-    _check_takes(reduced, context)
     channels.refresh_batch_norms(reduced, context.data, context.calibration)
     context.log.append(
         f"resolution: the model sees {side} x {side} of {whole} x {whole} pixels, {(side / whole) ** 2:.0%} of them."
@@ -75,6 +72,21 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     training = part(options, Training)
     job = Job("resolution", context.work / "resolution.pt", repr(options), training, batch_norms=True)
     return recover(reduced, job, context)
+
+
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. A copy of `model` that reduces its images."""
+    return _reduced(model, options, context)[0]
+
+
+def _reduced(model: Classifier, options: Options, context: Context) -> tuple[Classifier, int]:
+    """The copy, untrained, and the side in pixels that it sees."""
+    whole = context.data.preprocess.height
+    side = _side(options.scale, seen=model.side or whole, whole=whole)
+    reduced = copy.deepcopy(model)
+    reduced.side = side
+    _check_takes(reduced, context)
+    return reduced, side
 
 
 def _side(scale: float, *, seen: int, whole: int) -> int:

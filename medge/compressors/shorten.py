@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from medge.compressors import Context
     from medge.model import Classifier
 
-__all__ = ["Options", "apply", "removable"]
+__all__ = ["Options", "apply", "check", "removable"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     channels.refresh_batch_norms(shorter, context.data, context.calibration)
     job = Job("shorten", context.work / "shorten.pt", repr(options), part(options, Training), batch_norms=True)
     return recover(shorter, job, context)
+
+
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. The model itself: which blocks go is seen only in their turn."""
+    layers_named(model, options.ignored)
+    return model
 
 
 def removable(model: nn.Module, image: torch.Tensor) -> list[str]:

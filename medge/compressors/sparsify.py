@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medge.compressors import Context
     from medge.model import Classifier
 
-__all__ = ["NOT_BEFORE", "Options", "apply", "two_of_four"]
+__all__ = ["NOT_BEFORE", "Options", "apply", "check", "two_of_four"]
 
 NOT_BEFORE = {"prune": "it takes channels out of the groups that hold the zeros, and ranks what is already zero"}
 MODES = ("local", "global", "regularisation")
@@ -123,6 +123,12 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
             recover(sparse, job, context)
     context.log.append(_sentence(sparse, layers, options))
     return sparse.eval().requires_grad_(False)
+
+
+def check(model: Classifier, options: Options, context: Context) -> Classifier:
+    """See medge.protocols.LooksAhead. The model itself, since no layer changes."""
+    _layers(model, options)
+    return model
 
 
 def two_of_four(weight: torch.Tensor) -> torch.Tensor:

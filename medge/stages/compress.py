@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from medge import calibration, chains, console, heap, predictions
 from medge.chain_trial import Bench, apply, judged, names, sentence
+from medge.compressors import Context
 from medge.data import dataset
 from medge.mending import mended
 from medge.records import sha256_of_file
@@ -36,7 +37,8 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
 
     The stage passes whatever its variants' verdicts: a variant that fails is dropped by select, not here. With
     `section.search` also {"search": medge.search_report.summary}, and {"verdict": "fail"} where it found nothing.
-    Raises RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit.
+    Raises RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit; before
+    anything is compressed, what a step would refuse of the float model (chains.look_ahead).
     """
     chains.check(section.variants)
     data = dataset.load(inputs["data"].folder)
@@ -46,6 +48,7 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
 
     teacher = classifier.load(inputs["finetune"].folder).requires_grad_(False)
     bench = Bench(data, teacher, listed, section.gate or ValidateSection(), seed, work)
+    chains.look_ahead(section.variants, Context(data, listed.indices, teacher, seed, work))
     found = [_float(bench, inputs["finetune"].folder)]
     found += [_variant(bench, name, variant) for name, variant in section.variants.items()]
     searched: dict[str, Any] = {}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from medge import chains, recipe, sections
-from medge.errors import RecipeError
+from medge import chains, plugins, recipe, sections
+from medge.errors import RecipeError, ToolError
 
 
 @pytest.mark.parametrize("names", [["ptq"], ["qat"], ["ptq", "qat"]])
@@ -29,10 +32,6 @@ def test_quantising_twice_is_refused(names: list[str], words: str) -> None:
 
 
 def test_what_does_not_take_a_quantised_model_cannot_follow_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    from medge import plugins
-
     modules = {"ptq": SimpleNamespace(QUANTISES=True), "thin": SimpleNamespace()}
     monkeypatch.setattr(plugins, "load", lambda kind, name: modules[name])
     assert chains.problem(["thin", "ptq"]) is None
@@ -76,3 +75,25 @@ def test_a_student_that_would_throw_away_what_was_made_is_refused() -> None:
         recipe.parse({"compress": {"variants": value}}, origin="t")
     assert "1 mistake" in caught.value.message
     assert "compress.variants.a: [prune, distill]: distill with a student begins a new model" in caught.value.message
+
+
+def test_steps_are_looked_at_up_to_the_first_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def check(model: Any, options: Any, context: Any) -> str:
+        seen.append((model, options))
+        if options == {"bad": True}:
+            raise ToolError("no such layer.", fix="Name another.")
+        return f"{model}+"
+
+    modules = {"says": SimpleNamespace(Options=dict, check=check), "silent": SimpleNamespace(Options=dict)}
+    monkeypatch.setattr(plugins, "load", lambda kind, name: modules[name])
+    says, silent = sections.Step(compressor="says"), sections.Step(compressor="silent")
+    bad = sections.Step(compressor="says", options={"bad": True})
+    context: Any = SimpleNamespace(teacher="float")
+    chains.look_ahead({"a": sections.Variant(first_passing=((says, says, silent, bad), (silent,)))}, context)
+    assert seen == [("float", {}), ("float+", {})]
+    with pytest.raises(ToolError) as caught:
+        chains.look_ahead({"b": sections.Variant(first_passing=((silent,), (says, bad)))}, context)
+    assert caught.value.message == "compress.variants.b: [says, says]: no such layer."
+    assert caught.value.fix == "Name another."

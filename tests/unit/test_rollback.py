@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from medge.model import predict
 from medge.rollback_trials import Asked
 from medge.sections import Rollback
 from tests.tiny_data import data_stage
+
+INCONCLUSIVE = "the gate would be inconclusive, as for the float model itself"
 
 
 class Net(nn.Module):
@@ -72,6 +74,21 @@ def _quantised(net: nn.Module, data: dataset.DataSet, **options: Any) -> nn.Modu
 def _error(net: nn.Module, model: nn.Module, data: dataset.DataSet) -> float:
     rows = data.indices("validation")
     return float(np.abs(predict(model, data, rows, description="") - predict(net, data, rows, description="")).mean())
+
+
+@pytest.fixture(scope="module")
+def two_spoilt(data: dataset.DataSet) -> Asked:
+    """Two layers of too wide a range, `first` the wider, and a gate that only exact logits pass."""
+    net = _net(data)
+    model = _quantised(net, data, bias_correction=False)
+    for name, times in (("first", 24), ("third", 16)):
+        _widen(model, name, times)
+    return _asked(net, model, data, near=0.0)
+
+
+def _widen(model: nn.Module, name: str, times: float) -> None:
+    quantiser: Any = model.get_submodule(f"__nncf_hooks.pre_hooks.backbone/{name}/conv2d/0__1.0")
+    quantiser.scale.data.mul_(times)
 
 
 def _asked(net: nn.Module, model: nn.Module, data: dataset.DataSet, *, near: float = 0.05) -> Asked:
@@ -133,8 +150,7 @@ def test_a_layer_of_too_wide_a_range_is_found_alone_and_said_to_be_so(
     net = _net(data)
     model = _quantised(net, data, bias_correction=False)
     near = 1.1 * _error(net, model, data)
-    quantiser: Any = model.get_submodule(f"__nncf_hooks.pre_hooks.backbone/{spoilt}/conv2d/0__1.0")
-    quantiser.scale.data.mul_(16)
+    _widen(model, spoilt, 16)
     found = rollback.search(_asked(net, model, data, near=near), Rollback(trials=30), tmp_path)
     assert (found.layers, found.reached, found.stopped) == ((f"backbone.{spoilt}",), True, "the gate would pass")
     assert f"backbone.{spoilt} in float: flips" in found.log[0]
@@ -147,8 +163,7 @@ def test_with_the_worst_layer_in_float_the_others_are_ranked_anew(data: dataset.
     model = _quantised(net, data, bias_correction=False)
     near = 1.1 * _error(net, model, data)
     for name, times in (("first", 24), ("third", 16)):
-        quantiser: Any = model.get_submodule(f"__nncf_hooks.pre_hooks.backbone/{name}/conv2d/0__1.0")
-        quantiser.scale.data.mul_(times)
+        _widen(model, name, times)
     found = rollback.search(_asked(net, model, data, near=near), Rollback(), tmp_path)
     assert (found.layers, found.reached) == (("backbone.first", "backbone.third"), True)
     layers, served = quantised.layers(model, torch.from_numpy(data.read([0])))
@@ -234,6 +249,77 @@ def test_every_trial_is_a_line_of_the_work_folder(data: dataset.DataSet, tmp_pat
     lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == found.trials
     assert all(line["loss"] >= 0 and line["off"] for line in lines)
+
+
+def _scripted(asked: Asked, script: Sequence[tuple[str, float, float]], best_verdict: str) -> Asked:
+    """The same with a gate that says one after the other, the last for ever: verdict, flips and what the AUC gained.
+
+    To be searched with fewer images than there are: else the gate is asked of every part that is tried by itself.
+    """
+    said = [
+        {"verdict": verdict, "flips": {"rate": flips, "limit": 0.1}, "auc": {"engine": gained, "difference": gained}}
+        for verdict, flips, gained in script
+    ]
+    later = iter(said[1:])
+    return replace(asked, gate=lambda logits: next(later, said[-1]), figures=said[0], best_verdict=best_verdict)
+
+
+@pytest.mark.parametrize(
+    ("best", "script", "kept"),
+    [
+        # What the gate says of no layer in float, of one, of two, of more; how many are kept.
+        ("pass", [("fail", 0.5, -0.1), ("fail", 0.3, -0.1), ("fail", 0.2, -0.1), ("fail", 0.3, 0.0)], 2),
+        ("pass", [("fail", 0.5, -0.1), ("fail", 0.3, -0.1), ("fail", 0.4, 0.0)], 1),
+        ("pass", [("fail", 0.5, -0.1), ("fail", 0.5, -0.2), ("fail", 0.5, -0.05), ("fail", 0.5, -0.07)], 2),
+        ("pass", [("fail", 0.5, -0.1), ("fail", 0.5, -0.1)], 0),
+        ("pass", [("fail", 0.5, -0.1), ("pass", 0.3, -0.1), ("fail", 0.2, 0.0)], 1),
+        ("inconclusive", [("fail", 0.5, -0.1), ("inconclusive", 0.3, -0.1), ("fail", 0.2, 0.0)], 1),
+        ("inconclusive", [("fail", 0.5, -0.1), ("inconclusive", 0.3, -0.1), ("pass", 0.2, -0.1), ("fail", 0.1, 0)], 2),
+    ],
+)
+def test_layers_after_the_best_state_are_dropped(
+    best: str, script: list[tuple[str, float, float]], kept: int, two_spoilt: Asked, tmp_path: Path
+) -> None:
+    found = rollback.search(_scripted(two_spoilt, script, best), Rollback(images=12), tmp_path)
+    order = ("backbone.first", "backbone.third")
+    assert (found.layers, found.stopped) == (order[:kept], "no other layer helps")
+    assert [line.split()[0] for line in found.log] == [*order[:kept], "rollback:"]
+    assert f"{kept} of 5 layers in float" in found.log[-1]
+    layers, served = quantised.layers(two_spoilt.model, torch.from_numpy(two_spoilt.data.read([0])))
+    assert found.quantisers == quantised.serving(served, [layer for layer in layers if layer.name in order[:kept]])
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len([line for line in lines if line["figures"]]) > kept
+
+
+@pytest.mark.parametrize(
+    ("script", "reached", "stopped"),
+    [
+        ([("fail", 0.5, 0), ("inconclusive", 0.05, 0)], True, INCONCLUSIVE),
+        ([("fail", 0.5, 0), ("pass", 0.05, 0)], True, "the gate would pass"),
+        ([("fail", 0.5, 0), ("inconclusive", 0.09, 0)], True, "no other layer helps"),  # above half of the limit
+        ([("fail", 0.5, 0), ("inconclusive", 0.2, 0)], False, "no other layer helps"),
+    ],
+)
+def test_where_no_verdict_is_better_than_inconclusive_it_ends_the_search_and_is_named(
+    script: list[tuple[str, float, float]], reached: bool, stopped: str, two_spoilt: Asked, tmp_path: Path
+) -> None:
+    found = rollback.search(_scripted(two_spoilt, script, "inconclusive"), Rollback(images=12), tmp_path)
+    assert (found.layers, found.reached, found.stopped) == (("backbone.first",), reached, stopped)
+    assert f"; {stopped}; 1 of 5 layers in float." in found.log[-1]
+    assert ("would pass" in found.log[-1]) == (script[-1][0] == "pass")
+
+
+def test_the_verdict_ranks_before_flips_and_flips_before_the_auc() -> None:
+    def figures(verdict: str, flips: float, gained: float) -> dict[str, Any]:
+        return {"verdict": verdict, "flips": {"rate": flips}, "auc": {"difference": gained}}
+
+    order = [
+        figures("inconclusive", 0.02, 0.01), figures("inconclusive", 0.02, -0.01), figures("inconclusive", 0.03, 0.02),
+        figures("fail", 0.01, 0.03), figures("fail", 0.01, 0.02), figures("fail", 0.02, 0.04),
+    ]  # fmt: skip
+    assert sorted(reversed(order), key=lambda one: rollback.rank(one, "inconclusive")) == order
+    without = {"verdict": "inconclusive", "flips": {"rate": 0.02}}
+    assert rollback.rank(without, "inconclusive") == rollback.rank(figures("pass", 0.02, 0.0), "inconclusive")
 
 
 def test_a_model_that_is_good_enough_is_not_searched() -> None:

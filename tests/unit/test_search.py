@@ -11,12 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from medge import commands, search, search_report
+from medge import cli, commands, search, search_report, trial
 from medge.errors import MissingError, RecipeError
 from medge.model import create, specify
 from medge.recipe import parse, with_settings
@@ -25,6 +27,7 @@ from medge.search_space import Candidate, candidate_of, space
 from medge.search_trials import GIVEN_UP, Lab, Outcome, overshoot
 from medge.sections import SearchSection, Step, ValidateSection
 from medge.statistics.latency import Ratio
+from tests.unit.tables import noisy, table
 
 SECTION = SearchSection(epochs=(1, 2), trials=12)
 MODEL = create(specify("efficientnet_b0", classes=2, head="plain", dropout=0.0, size=32))  # with SiLU and squeezes
@@ -72,6 +75,22 @@ def test_minutes_end_the_search_and_those_of_an_interrupted_one_count(tmp_path: 
     assert len(minutes(3)) == 3
     assert len(minutes(5)) == 5
     assert now[0] == 5 * 60
+
+
+def test_minutes_of_a_trial_that_was_stopped_count(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def stopped(candidate: Candidate) -> Outcome:
+        now[0] += 60
+        if now[0] == 120:
+            raise KeyboardInterrupt
+        return _made_up(candidate)
+
+    section = SECTION.model_copy(update={"minutes": 4})
+    with pytest.raises(KeyboardInterrupt):
+        _explore(tmp_path / "t.db", stopped, section, clock=lambda: now[0])
+    assert len(_explore(tmp_path / "t.db", stopped, section, clock=lambda: now[0])) == 3
+    assert now[0] == 4 * 60
 
 
 SCRIPT = """
@@ -169,6 +188,46 @@ def test_overshoot_counts_how_far_margins_are_missed() -> None:
     assert overshoot(figures) == pytest.approx(2 + 0.5 + 1.5)
 
 
+def test_overshoot_goes_by_the_bound_that_decides() -> None:
+    auc = {"lower": -0.009, "decided_lower": -0.012, "difference": -0.001, "margin": -0.01, "verdict": "inconclusive"}
+    assert overshoot({"verdict": "inconclusive", "auc": auc}) == pytest.approx(0.2)
+    assert overshoot({"verdict": "inconclusive", "auc": {**auc, "decided_lower": -0.01}}) > 0
+
+
+@pytest.mark.parametrize("used", ["carried", "refitted"])
+def test_overshoot_counts_the_worse_of_two_thresholds_whichever_is_used(used: str) -> None:
+    missed = {"lower": -0.05, "decided_lower": None, "difference": -0.01, "margin": -0.02, "verdict": "inconclusive"}
+    met = {**missed, "lower": -0.01, "verdict": "pass"}
+    each = {at: met if at == used else missed for at in ("carried", "refitted")}
+    assert overshoot({"verdict": "inconclusive", "sensitivity": {**met, "verdict": "inconclusive", **each}}) == (
+        pytest.approx(1.5)
+    )
+
+
+@pytest.mark.parametrize("per_group", [1, 8])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8])
+def test_overshoot_of_a_trial_is_0_exactly_where_it_passes(noise: float, per_group: int) -> None:
+    reference = table(per_group=per_group)
+    engine = noisy(reference, noise)
+    judged = trial.judge(reference, engine, reference, engine, section=ValidateSection(bootstrap=200), seed=0)
+    found = overshoot(trial.summary(judged))
+    assert (found == 0.0) == (judged.verdict == "pass")
+
+
+def test_the_objective_is_the_bound_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = table()
+    engine = noisy(reference, 0.4)
+    built = (SimpleNamespace(bytes=7), tmp_path / "engine")
+    monkeypatch.setattr(Lab, "_bench", lambda self: SimpleNamespace(build=lambda *a, **k: built))
+    monkeypatch.setattr(Lab, "_reference", lambda self: reference)
+    monkeypatch.setattr(Lab, "_of_engine", lambda self, built: engine)
+    nothing: Any = None
+    lab = Lab(nothing, nothing, nothing, ValidateSection(bootstrap=200), SECTION, 0, tmp_path)
+    found = lab._judged(Candidate((Step(compressor="ptq"),), "int8"), nothing, _outcome("a", GIVEN_UP, 0, 0.5))
+    assert found.auc_lower == found.gate["auc"]["decided_lower"] < found.gate["auc"]["lower"]
+    assert found.overshoot == overshoot(found.gate) > 0
+
+
 def test_without_optuna_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingError) as caught:
@@ -242,6 +301,45 @@ def test_a_trial_is_given_up_where_it_is_no_faster_or_flips_too_much(
     assert lab.evaluate(long) == flipped
     assert applied == ["prune"]
     assert "float32 model itself" in lab.evaluate(Candidate((), "float32")).why
+
+
+def test_the_command_ends_with_exit_5_and_the_nearest_miss_where_every_chain_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medge import model as classifier
+    from medge import predictions
+    from medge.data import dataset
+    from tests import synthetic_run
+    from tests.teachers import teacher_of
+
+    history = synthetic_run._finetune
+
+    def finetune(section: Any, inputs: Any, work: Path, seed: int) -> dict[str, Any]:
+        data = dataset.load(inputs["data"].folder)
+        classifier.save(teacher_of("mobilenetv3_small_050", data), work)
+        rows = data.indices("validation")
+        (work / "predictions").mkdir()
+        predictions.write(work / "predictions/validation.csv", data.predictions(rows, np.zeros((len(rows), 2))))
+        return history(section, inputs, work, seed)
+
+    def missed(self: Lab, candidate: Candidate) -> Outcome:
+        gate = {"flips": {"verdict": "fail"}, "auc": {"verdict": "pass"}}
+        found = _outcome(candidate.key, "fail", -0.001, 0.5, overshoot=1.0 + len(candidate.chain), gate=gate)
+        return replace(found, words=candidate.words)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(synthetic_run._WRITERS, "finetune", finetune)
+    monkeypatch.setattr(Lab, "evaluate", missed)
+    run = synthetic_run.write_run(tmp_path / "runs" / "phantom", images=60, until="finetune")
+    words = ["compress", "--search", "--trials", "2", "--run", "phantom"]
+    small = ["--set", "compress.variants={}", "--set", "compress.calibration.images=8"]
+    done = CliRunner().invoke(cli.app, [*words, *small])
+    assert done.exit_code == 5
+    screen = " ".join(done.stderr.split())
+    assert "None of 2 chains tried is left; the nearest miss is float (bfloat16): not met: flips." in screen
+    assert "verdict fail" in screen
+    assert read_json(run / "3-compress/search.json")["chosen"] is None
+    assert not (run / "3-compress/searched.yaml").exists()
 
 
 @pytest.mark.slow

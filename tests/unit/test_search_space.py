@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -46,7 +47,13 @@ def test_what_does_not_matter_makes_no_other_candidate(point: Any) -> None:
     assert _candidate(plain) == _candidate(
         {**plain, "scale_epochs": 2, "prune_epochs": 2, "qat_epochs": 1, "mixup": 0.3, "precision": "bfloat16"}
     )
-    assert _candidate(plain).key == _candidate(dict(plain)).key
+
+
+@given(POINTS, POINTS)
+def test_two_candidates_have_the_same_key_where_they_are_the_same(point: Any, other: Any) -> None:
+    one, two = _candidate(point), _candidate(other)
+    assert (one.key == two.key) == (one == two)
+    assert (one.key == replace(one, precision="float16").key) == (one.precision == "float16")
 
 
 def test_pixels_go_before_channels_and_channels_before_what_quantises() -> None:

@@ -12,6 +12,7 @@ from medge import quantised, setting_search
 from medge.compressors import Context, ptq
 from medge.data import dataset
 from medge.model import Classifier, create, specify
+from medge.records import read_json
 from tests.tiny_data import data_stage
 
 
@@ -74,6 +75,70 @@ def test_no_more_settings_are_tried_than_asked_for_and_none_that_contradict_each
     assert {one.preset for one in losses.made} == {"performance"}
 
 
+def test_a_change_that_changes_nothing_or_was_tried_is_no_try(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Losses(mean_minmax=0.5)
+    monkeypatch.setattr(setting_search, "_loss", losses.loss)
+    context = Context(data, data.indices("train")[:2], teacher, 0, tmp_path)
+    asked = ptq.Options(range_estimator="minmax")
+    setting_search.best_setting(asked, losses.make, context, settings=5)
+    tried = [(o.range_estimator, o.bias_correction, o.se_in_float, o.preset) for o in losses.made]
+    assert tried == [
+        ("minmax", True, False, "performance"),
+        ("mean_minmax", True, False, "performance"),  # minmax was tried, and overflow_fix is `disable` as it is
+        ("mean_minmax", False, False, "performance"),
+        ("mean_minmax", True, True, "performance"),
+        ("mean_minmax", True, False, "mixed"),
+    ]
+    assert len(context.log) == 5
+
+
+def test_an_interrupted_search_of_settings_ends_like_one_that_was_not(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Losses(mean_minmax=0.5, mixed=0.2, se_in_float=0.9)
+    monkeypatch.setattr(setting_search, "_loss", losses.loss)
+    contexts = [Context(data, data.indices("train")[:2], teacher, 0, tmp_path / name) for name in ("at once", "twice")]
+    for context in contexts:
+        context.work.mkdir()
+
+    def stopped(setting: ptq.Options) -> Any:
+        if len(losses.made) == 3:
+            raise KeyboardInterrupt
+        return losses.make(setting)
+
+    with pytest.raises(KeyboardInterrupt):
+        setting_search.best_setting(ptq.Options(), stopped, contexts[1], settings=6)
+    best, _ = setting_search.best_setting(ptq.Options(), losses.make, contexts[1], settings=6)
+    assert best == setting_search.best_setting(ptq.Options(), losses.make, contexts[0], settings=6)[0]
+    at_once, twice = (read_json(context.work / "settings.json") for context in contexts)
+    assert twice == at_once
+    assert len(at_once) == 6
+
+
+def test_a_quarter_of_the_calibration_images_and_all_of_them_are_tried(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[int, int]] = []
+
+    def quantise(model: Any, images: Any, setting: ptq.Options) -> Any:
+        read.append((setting.subset_size, len(list(images))))
+        return model
+
+    monkeypatch.setattr(ptq, "quantise", quantise)
+    monkeypatch.setattr(setting_search, "_loss", lambda model, context: 1.0)
+    rows = data.indices("train")[:12]
+    (tmp_path / "few").mkdir()
+    ptq.apply(teacher, ptq.Options(subset_size=8, search=20), Context(data, rows, teacher, 0, tmp_path / "few"))
+    assert read[0] == (8, 8)
+    assert read[-2:] == [(2, 2), (12, 12)]
+    read.clear()
+    ptq.apply(teacher, ptq.Options(search=20), Context(data, rows, teacher, 0, tmp_path))  # 300, of which there are 12
+    assert read[-1] == (3, 3)
+    assert {images for _, images in read} == {12, 3}
+
+
 @pytest.mark.slow
 def test_squeezes_stay_in_float_where_asked_and_other_ranges_are_other_ranges(
     data: dataset.DataSet, teacher: Classifier, tmp_path: Path
@@ -91,6 +156,25 @@ def test_squeezes_stay_in_float_where_asked_and_other_ranges_are_other_ranges(
     assert not blocks & names[1]
     stem = "__nncf_hooks.post_hooks./mul/0__0.0"
     assert not torch.equal(plain.get_submodule(stem).scale, without.get_submodule(stem).scale)
+
+
+@pytest.mark.parametrize(("alpha", "named"), [(None, None), (-1, None), (0.5, "transformer")])
+def test_smooth_quant_is_asked_for_in_the_way_in_which_nncf_runs_it(
+    alpha: float | None, named: str | None, teacher: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nncf
+
+    asked: dict[str, Any] = {}
+
+    def quantize(model: Any, dataset: Any, **options: Any) -> Any:
+        asked.update(options)
+        return model
+
+    monkeypatch.setattr(nncf, "quantize", quantize)
+    images = torch.zeros((1, teacher.spec.size, teacher.spec.size, 3), dtype=torch.uint8)
+    ptq.quantise(teacher, [images], ptq.Options(smooth_quant_alpha=alpha))
+    kind = asked["model_type"]
+    assert (None if kind is None else kind.value) == named
 
 
 @pytest.mark.parametrize(

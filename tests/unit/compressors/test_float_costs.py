@@ -14,18 +14,20 @@ from medge import float_costs, rollback
 from medge.chain_trial import Bench, Made
 from medge.compressors import ptq
 from medge.mending import _with_latency
-from medge.model import Classifier, predict
+from medge.model import predict
 from medge.quick_latency import QuickBench
 from medge.sections import Rollback
 from medge.statistics.latency import Ratio
-from tests.teachers import context_of
+from tests.teachers import context_of, teacher_of
 
-LAYERS = ("backbone.conv_stem", "backbone.blocks.0.0.conv_dw")
+LAYERS = ("backbone.conv_stem", "backbone.blocks.0.0.conv")
 
 
-@pytest.fixture
-def model(data: Any, small: Classifier, tmp_path: Path) -> Any:
-    return ptq.apply(small, ptq.Options(subset_size=2), context_of(data, small, tmp_path))
+@pytest.fixture(scope="module")
+def model(data: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Quantised; no test changes it."""
+    tiny = teacher_of("test_efficientnet", data)
+    return ptq.apply(tiny, ptq.Options(subset_size=2), context_of(data, tiny, tmp_path_factory.mktemp("ptq")))
 
 
 def _clock(data: Any, work: Path, backend: str = "openvino") -> QuickBench:

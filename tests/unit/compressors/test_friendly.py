@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from medge import chains
 from medge.compressors import Context, friendly
 from medge.data import dataset
-from medge.model import Classifier, create, specify
+from medge.model import Classifier, create, predict, specify
 from tests.tiny_data import data_stage
 
 
@@ -51,6 +52,20 @@ def test_a_model_without_silu_is_left_as_it_is_and_the_log_says_so(data: dataset
     image = torch.from_numpy(data.read([0]))
     with torch.no_grad():
         assert torch.equal(twin(image)[0], teacher(image)[0])
+
+
+def test_training_brings_the_twin_nearer_to_the_float_model(data: dataset.DataSet, tmp_path: Path) -> None:
+    teacher = _teacher("efficientnet_b0")
+    context = Context(data, data.indices("train")[:2], teacher, 0, tmp_path)
+    rows = data.indices("validation")
+    aim = predict(teacher, data, rows, description="")
+    gaps = []
+    for epochs in (0, 1):
+        options = friendly.Options(activation="relu6", epochs=epochs, batch_size=4, images_per_epoch=16)
+        twin = friendly.apply(teacher, options, context)
+        gaps.append(float(np.linalg.norm(predict(twin, data, rows, description="") - aim)))
+    assert gaps[1] < gaps[0]
+    assert "epoch 1 is kept" in context.log[-1]
 
 
 def test_it_comes_before_quantising() -> None:

@@ -127,6 +127,15 @@ def test_ignored_names_that_match_nothing_are_refused_with_the_nearest(
     assert "'backbone.conv_head'" in caught.value.fix
 
 
+def test_a_function_cannot_be_ignored_and_its_layer_is_offered(
+    data: dataset.DataSet, small: Classifier, tmp_path: Path
+) -> None:
+    options = prune.Options(epochs=0, ignored=("backbone.blocks.3.1:add",))
+    with pytest.raises(RecipeError, match=r"'backbone\.blocks\.3\.1:add' is a function") as caught:
+        prune.apply(small, options, context_of(data, small, tmp_path))
+    assert "'backbone.blocks.3.1'" in caught.value.fix
+
+
 def test_a_ratio_that_removes_nothing_is_refused(data: dataset.DataSet, small: Classifier, tmp_path: Path) -> None:
     options = prune.Options(ratio=0.0001, epochs=0, round_to=1)
     with pytest.raises(RecipeError, match="no width changes at ratio"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from medge import recovery
+from medge import quantised, recovery
 from medge.compressors import Context, ptq, qat
 from medge.compressors._options import part
 from medge.data import dataset
@@ -62,6 +62,47 @@ def test_a_name_that_matches_no_layer_is_refused_with_the_nearest(
         ptq.apply(teacher, ptq.Options(ignored=("backbone.conv_sten",)), _context(data, teacher, tmp_path))
     assert "'backbone.conv_sten'" in caught.value.message
     assert "'backbone.conv_stem'" in caught.value.fix
+
+
+def _layers(model: nn.Module, data: dataset.DataSet) -> list[str]:
+    """Names of what computes with quantised values, as a rollback has them."""
+    return [layer.name for layer in quantised.layers(model, torch.from_numpy(data.read([0])))[0]]
+
+
+def test_functions_stay_in_float_by_their_names(data: dataset.DataSet, teacher: Classifier, tmp_path: Path) -> None:
+    names = ("backbone.blocks.3.1:a?d", "backbone.blocks.4.1:add/0")
+    everything, some = (
+        _layers(ptq.apply(teacher, ptq.Options(subset_size=2, ignored=n), _context(data, teacher, tmp_path)), data)
+        for n in ((), names)
+    )
+    assert set(everything) - set(some) == {"backbone.blocks.3.1:add", "backbone.blocks.4.1:add"}
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("backbone.blocks.3.1:nosuch", "'backbone.blocks.3.1:add'"),
+        ("backbone.blocks.3.1:add/1", "'backbone.blocks.3.1:add'"),
+        ("backbone.block.3.1:add", "'backbone.blocks.3.1:add'"),
+        ("backbone.blocks.0.*:add", ":add'"),  # no residual in it
+    ],
+)
+def test_a_function_that_the_model_does_not_call_is_refused_with_the_nearest(
+    name: str, nearest: str, data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        ptq.apply(teacher, ptq.Options(subset_size=2, ignored=(name,)), _context(data, teacher, tmp_path))
+    assert f"no function '{name}'" in caught.value.message
+    assert nearest in caught.value.fix
+
+
+def test_every_layer_that_a_rollback_finds_can_be_named(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    found = _layers(ptq.apply(teacher, ptq.Options(subset_size=2), _context(data, teacher, tmp_path)), data)
+    assert len([name for name in found if ":" in name]) > 5
+    options = ptq.Options(subset_size=2, ignored=tuple(found))
+    assert _layers(ptq.apply(teacher, options, _context(data, teacher, tmp_path)), data) == []
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_what_is_ignored_stays_and_more_than_there_are_is_refused(
         shorten.apply(lite, few, context_of(data, lite, tmp_path / "1"))
     with pytest.raises(RecipeError, match=r"no layer 'backbone\.block'"):
         shorten.apply(lite, shorten.Options(ignored=("backbone.block",)), context_of(data, lite, tmp_path / "2"))
+    with pytest.raises(RecipeError, match=r"no layer 'backbone\.block'"):  # and before any chain is followed
+        shorten.check(lite, shorten.Options(ignored=("backbone.block",)), context_of(data, lite, tmp_path / "2"))
     with pytest.raises(ToolError, match="takes a classifier of medge"):
         shorten.apply(nn.Identity(), shorten.Options(), context_of(data, lite, tmp_path / "3"))
 

@@ -183,6 +183,9 @@ def test_ignored_layers_stay_dense_and_unknown_ones_are_refused(data: Any, small
     with pytest.raises(RecipeError) as caught:
         sparsify.apply(small, sparsify.Options(ignored=("backbone.conv_haed",)), context)
     assert "'backbone.conv_head'" in caught.value.fix
+    with pytest.raises(RecipeError, match="is a function") as caught:
+        sparsify.apply(small, sparsify.Options(ignored=("backbone.blocks.3.1:add",)), context)
+    assert "'backbone.blocks.3.1'" in caught.value.fix
     with pytest.raises(RecipeError, match="no layer is left"):
         sparsify.apply(small, sparsify.Options(ignored=("backbone",)), context)
 

@@ -19,7 +19,7 @@ from medge import model as classifier
 from medge import plugins, predictions, variants
 from medge.compressors import Context
 from medge.data import dataset
-from medge.errors import IntegrityError, RecipeError
+from medge.errors import IntegrityError, MedgeError, RecipeError, ToolError
 from medge.recipe import parse
 from medge.records import sha256_of_file
 from medge.sections import CompressSection, Step, Variant
@@ -65,9 +65,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("run")
     write_data(folder / "1-data", images=60, size=32)
     torch.manual_seed(0)
-    model = classifier.create(
-        classifier.specify("mobilenetv3_small_100", classes=2, head="plain", dropout=0.0, size=32)
-    )
+    model = classifier.create(classifier.specify("test_efficientnet", classes=2, head="plain", dropout=0.0, size=32))
     (folder / "2-finetune/predictions").mkdir(parents=True)
     classifier.save(model, folder / "2-finetune")
     data = dataset.load(folder / "1-data")
@@ -182,42 +180,6 @@ def test_a_folder_without_the_float_variant_is_refused(shifting: Shifting, input
         variants.load_all(work)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("quantiser", ["ptq", "qat"])
-def test_guilty_layers_go_back_to_float_and_the_exported_graph_has_them_so(
-    quantiser: str, inputs: Any, work: Path
-) -> None:
-    import onnx
-
-    options: dict[str, Any] = {"subset_size": 8, "overflow_fix": "enable"} | (
-        {"epochs": 0} if quantiser == "qat" else {}
-    )
-    backend = "openvino" if quantiser == "ptq" else None
-    margins = {name: -0.99 for name in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
-    value = {
-        "calibration": {"images": 8},
-        "variants": {"v": {"first_passing": [[{quantiser: options}]], "rollback": {"trials": 40, "backend": backend}}},
-        "gate": {"margins": {**margins, "flips": 0.0}, "bootstrap": 200},
-    }
-    compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
-    kept = variants.load(work / "v")
-    assert kept.in_float
-    (first,) = [line for line in kept.log if line.startswith(f"{kept.in_float[0]} in float: flips")]
-    assert bool(re.search(r"; [+-][0-9.]+ ms \[[+-][0-9.]+, [+-][0-9.]+\] on openvino here\.$", first)) == bool(backend)
-    assert any(line.startswith("rollback: ") for line in kept.log)
-    assert set(kept.chain[0]["options"].get("ignored", [])) == (set(kept.in_float) if quantiser == "ptq" else set())
-    nodes = onnx.load(work / "v" / "model.onnx").graph.node
-    layers = len([node for node in nodes if node.op_type == "Conv"])
-    written = {output: node for node in nodes for output in node.output}
-    quantised = [n for n in nodes if n.op_type == "Conv" and n.input[1] in written]
-    assert 0 < len(quantised) < layers
-    if quantiser == "qat":
-        table = predictions.read(work / "v" / "validation.csv")
-        reference = predictions.read(work / "float" / "validation.csv")
-        assert kept.gate["flips"]["count"] <= len(table)
-        assert table.sha256 == reference.sha256
-
-
 def test_a_variant_without_rollback_says_nothing_of_layers(inputs: Any, work: Path) -> None:
     value = {
         "calibration": {"images": 8},
@@ -269,3 +231,38 @@ def test_a_chain_that_passes_is_kept_whatever_comes_after_it(
     assert (["ptq", "qat"].index(found.chain[0]["compressor"]), found.gate["flips"]["rate"]) == kept
     assert found.log[-1].endswith(words)
     assert (tmp_path / "v" / "model.onnx").read_text().endswith(str(kept[1]))
+
+
+@pytest.mark.parametrize(
+    ("chain", "kind", "words", "fix"),
+    [
+        (
+            [{"resolution": {"scale": 0.5, "epochs": 16}}, {"ptq": {"ignored": ["backbone.conv_sten"]}}],
+            RecipeError, "variants.late: [resolution, ptq]: ignored: the model has no layer 'backbone.conv_sten'",
+            "'backbone.conv_stem'",
+        ),
+        (
+            [{"prune": {"epochs": 16}}, {"qat": {"ignored": ["backbone.blocks.1.0:nosuch"]}}],
+            RecipeError, "the model has no function 'backbone.blocks.1.0:nosuch'", "backbone.blocks.1.0",
+        ),
+        ([{"distill": {"student": "resnet10x"}}, "ptq"], RecipeError, "timm has no model 'resnet10x'", "resnet10t"),
+        (
+            [{"distill": {"student": "resnet10t", "weights": "none"}}, {"ptq": {"ignored": ["backbone.conv_stem"]}}],
+            RecipeError, "the model has no layer 'backbone.conv_stem'", "backbone.conv1",
+        ),
+        (
+            [{"distill": {"student": "vit_tiny_patch16_224", "weights": "none"}}, "prune", "ptq"],
+            ToolError, "vit_tiny_patch16_224 cannot be followed", "Leave prune out",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_late_step_would_refuse_is_refused_before_anything_is_computed(
+    chain: Any, kind: type[MedgeError], words: str, fix: str, inputs: Any, work: Path
+) -> None:
+    asked = {"early": [{"friendly": {"epochs": 16}}], "late": {"first_passing": [["ptq"], chain]}}
+    value = {"calibration": {"images": 8}, "variants": asked}
+    with pytest.raises(kind) as caught:
+        compress.run(parse({"compress": value}, origin="test").compress, inputs, work, 0)
+    assert words in caught.value.message
+    assert fix in caught.value.fix
+    assert list(work.iterdir()) == []
