@@ -74,7 +74,7 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
 
 def check(model: Classifier, options: Options, context: Context) -> Classifier:
     """See medge.protocols.LooksAhead. The model itself: which blocks go is seen only in their turn."""
-    layers_named(model, options.ignored)
+    _removable(model, options, context)
     return model
 
 
@@ -116,6 +116,15 @@ def _chosen(model: Classifier, options: Options, context: Context) -> list[str]:
     if path.is_file() and (saved := read_json(path))["options"] == repr(options):
         context.log.extend(saved["log"])
         return list(saved["blocks"])
+    names = _removable(model, options, context)
+    found, log = _greedy(model, names, options.blocks, context)
+    write_json(path, {"options": repr(options), "blocks": found, "log": log})
+    context.log.extend(log)
+    return found
+
+
+def _removable(model: Classifier, options: Options, context: Context) -> list[str]:
+    """The blocks of which some go. Raises RecipeError where there are too few, or where `ignored` names nothing."""
     import torch
 
     image = torch.from_numpy(context.data.read(context.calibration[:1]))
@@ -126,10 +135,7 @@ def _chosen(model: Classifier, options: Options, context: Context) -> list[str]:
             f"shorten: {options.blocks} blocks are to go, and {len(names)} can: {', '.join(names) or 'none'}.",
             fix="Give a smaller number of blocks, or fewer names in ignored.",
         )
-    found, log = _greedy(model, names, options.blocks, context)
-    write_json(path, {"options": repr(options), "blocks": found, "log": log})
-    context.log.extend(log)
-    return found
+    return names
 
 
 def _greedy(model: Classifier, names: list[str], count: int, context: Context) -> tuple[list[str], list[str]]:

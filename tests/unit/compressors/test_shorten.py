@@ -119,9 +119,11 @@ def test_what_is_ignored_stays_and_more_than_there_are_is_refused(
     few = shorten.Options(blocks=4, ignored=("backbone.blocks.[1-4]",), epochs=0)
     with pytest.raises(RecipeError, match=r"4 blocks are to go, and 3 can: backbone.blocks.5.1, .*5.2, .*5.3\."):
         shorten.apply(lite, few, context_of(data, lite, tmp_path / "1"))
+    with pytest.raises(RecipeError, match="4 blocks are to go"):  # and before any chain is followed
+        shorten.check(lite, few, context_of(data, lite, tmp_path / "1"))
     with pytest.raises(RecipeError, match=r"no layer 'backbone\.block'"):
         shorten.apply(lite, shorten.Options(ignored=("backbone.block",)), context_of(data, lite, tmp_path / "2"))
-    with pytest.raises(RecipeError, match=r"no layer 'backbone\.block'"):  # and before any chain is followed
+    with pytest.raises(RecipeError, match=r"no layer 'backbone\.block'"):
         shorten.check(lite, shorten.Options(ignored=("backbone.block",)), context_of(data, lite, tmp_path / "2"))
     with pytest.raises(ToolError, match="takes a classifier of medge"):
         shorten.apply(nn.Identity(), shorten.Options(), context_of(data, lite, tmp_path / "3"))
