@@ -35,6 +35,8 @@ def lower(
     simplify.fold_constants(net)
     simplify.merge_pads(net)
     quantised = bool(net.of_type("QuantizeLinear"))
+    if rules.rows not in ("never", "quantised", "always"):
+        raise ToolError(f"No rows '{rules.rows}'.", fix="Choose one of: never, quantised, always.")
     if rules.rows == "always" or (rules.rows == "quantised" and quantised):
         image.cast_first(net)
         image.by_rows(net)

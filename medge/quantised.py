@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Layer", "Served", "cause", "forget_biases", "is_of_weights", "keep_biases", "layers", "range_parameters", "remove",
-    "serving", "squeezes", "switched_off",
+    "Layer", "Served", "cause", "forget_biases", "graph_of", "is_of_weights", "keep_biases", "layers",
+    "range_parameters", "remove", "serving", "squeezes", "switched_off",
 ]  # fmt: skip
 
 _HOOKS = "__nncf_hooks."
@@ -157,7 +157,7 @@ def cause(model: nn.Module, layer: Layer, served: Sequence[Served], images: torc
 
 
 def _served(model: nn.Module, example: torch.Tensor) -> list[Served]:
-    graph = _graph(model, example)
+    graph = graph_of(model, example)
     found = []
     for node in graph.get_all_nodes():
         constants = [n.node_name for n in graph.get_previous_nodes(node) if n.node_name.startswith(_HOOKS)]
@@ -178,10 +178,11 @@ def _served(model: nn.Module, example: torch.Tensor) -> list[Served]:
 
 
 def _in_order(model: nn.Module, example: torch.Tensor) -> list[str]:
-    return [node.node_name for node in _graph(model, example).topological_sort()]
+    return [node.node_name for node in graph_of(model, example).topological_sort()]
 
 
-def _graph(model: nn.Module, example: torch.Tensor) -> Any:
+def graph_of(model: nn.Module, example: torch.Tensor) -> Any:
+    """NNCF's graph of what the model computes for `example`."""
     import torch
 
     imported_nncf()

@@ -69,7 +69,9 @@ Inputs = Mapping[str, Stage]
 
 
 class StageModule(Protocol):
-    """A file of medge/stages/. It may also have `fingerprint(section) -> str`: what it depends on outside the run."""
+    """A file of medge/stages/. It may also have `fingerprint(section) -> str`, what it depends on outside the run, and
+    `look_ahead(section, inputs, seed) -> None`, which refuses what can be refused before there is any work: what an
+    interrupted stage left is then not touched."""
 
     def run(self, section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
         """Writes its files below `work`; returns values for its record (JSON, no times of day)."""
@@ -126,9 +128,10 @@ def step(run: Path, name: str, section: BaseModel, inputs: Inputs, module: Stage
     if done is not None and done.key == key and _is_whole(done):
         console.say(f"[dim]{name}: unchanged, skipped[/dim]")
         return done
-    partial = _partial_folder(run, name, key)
     console.say(f"[bold]{name}[/bold]")
     start = time.monotonic()
+    getattr(module, "look_ahead", lambda *_: None)(section, inputs, seed)
+    partial = _partial_folder(run, name, key)
     try:
         values = module.run(section, inputs, partial, seed)
         return _finish(run, name, partial, key, section, inputs, values, time.monotonic() - start)
@@ -195,6 +198,7 @@ def _partial_folder(run: Path, name: str, key: str) -> Path:
     folder = run / f".{STAGES.index(name) + 1}-{name}.partial"
     mark = folder / ".key"
     if folder.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
+        console.warn(f"What an interrupted {name} had done is dropped: it was of other settings or of another input.")
         shutil.rmtree(folder)
     if not folder.exists():
         folder.mkdir()

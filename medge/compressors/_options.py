@@ -67,12 +67,12 @@ def layers_named(model: nn.Module, patterns: Collection[str], *, functions: Sequ
     found: list[str] = []
     for pattern in patterns:
         module, colon, _ = pattern.partition(":")
-        if colon and functions is None:
+        if colon and functions is None and fnmatch.filter(modules, module):
             raise RecipeError(
                 f"ignored: '{pattern}' is a function, and here only layers can be named.",
                 fix=f"Name the layer that calls it: '{module}'.",
             )
-        names = (functions or []) if colon else modules
+        names = functions if colon and functions else modules
         matching = fnmatch.filter(names, pattern)
         if not matching:
             whole = [name for name in names if "/" not in name]

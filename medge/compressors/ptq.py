@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medge import console
 from medge.compressors._options import check_choice, check_flag, check_names, check_number, layers_named
 from medge.fake_quantize import imported_nncf
-from medge.quantised import keep_biases, squeezes
+from medge.quantised import graph_of, keep_biases, squeezes
 from medge.quiet import quiet
 from medge.setting_search import best_setting
 
@@ -197,13 +197,7 @@ def _float_patterns(model: nn.Module, options: Options, example: torch.Tensor) -
 
 def _functions(model: nn.Module, example: torch.Tensor) -> list[str]:
     """All that the model computes for `example`, as `ignored` names it: `backbone.blocks.1.1:add`, and by the call."""
-    import torch
-
-    imported_nncf()
-    with quiet(), torch.no_grad():
-        from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
-
-        nodes = [node.node_name for node in build_nncf_graph(model, example).get_all_nodes()]
+    nodes = [node.node_name for node in graph_of(model, example).get_all_nodes()]
     calls = [node.rsplit("/", 2) for node in nodes if "/" in node]  # of constants and inputs the names have none
     named = [(f"{module.replace('/', '.')}:{function}", number) for module, function, number in calls]
     return list(dict.fromkeys(name for whole, number in named for name in (whole, f"{whole}/{number}")))

@@ -28,7 +28,21 @@ from medge.workspace import Inputs
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["run"]
+__all__ = ["look_ahead", "run"]
+
+
+def look_ahead(section: CompressSection, inputs: Inputs, seed: int) -> None:
+    """Raises RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit, and
+    what a step of any chain would refuse of the float model (chains.look_ahead)."""
+    chains.check(section.variants)
+    data = dataset.load(inputs["data"].folder)
+    listed = calibration.read_or_draw(data, images=section.calibration.images, seed=seed)
+
+    from medge import model as classifier
+
+    finetuned = inputs["finetune"].folder
+    teacher = classifier.load(finetuned).requires_grad_(False)
+    chains.look_ahead(section.variants, Context(data, listed.indices, teacher, seed, finetuned))
 
 
 @heap.kept()
@@ -37,10 +51,7 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
 
     The stage passes whatever its variants' verdicts: a variant that fails is dropped by select, not here. With
     `section.search` also {"search": medge.search_report.summary}, and {"verdict": "fail"} where it found nothing.
-    Raises RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit; before
-    anything is compressed, what a step would refuse of the float model (chains.look_ahead).
     """
-    chains.check(section.variants)
     data = dataset.load(inputs["data"].folder)
     listed = calibration.read_or_draw(data, images=section.calibration.images, seed=seed)
 
@@ -48,7 +59,6 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
 
     teacher = classifier.load(inputs["finetune"].folder).requires_grad_(False)
     bench = Bench(data, teacher, listed, section.gate or ValidateSection(), seed, work)
-    chains.look_ahead(section.variants, Context(data, listed.indices, teacher, seed, work))
     found = [_float(bench, inputs["finetune"].folder)]
     found += [_variant(bench, name, variant) for name, variant in section.variants.items()]
     searched: dict[str, Any] = {}

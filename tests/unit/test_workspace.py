@@ -91,6 +91,30 @@ def test_a_stage_that_fails_leaves_no_finished_folder(tmp_path: Path) -> None:
     assert workspace.completed(tmp_path, "profile") is None
 
 
+def test_what_an_interrupted_stage_left_survives_a_refusal_and_its_end_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(section: Any, inputs: Any, work: Path, seed: int) -> dict[str, Any]:
+        (work / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    def refuse(section: Any, inputs: Any, seed: int) -> None:
+        if section.blocks == 11:
+            raise RecipeError("no", fix="yes")
+
+    stage: Any = SimpleNamespace(run=run, look_ahead=refuse)
+    half = tmp_path / ".6-profile.partial" / "half.txt"
+    with pytest.raises(KeyboardInterrupt):
+        workspace.step(tmp_path, "profile", ProfileSection(), {}, stage, seed=1)
+    with pytest.raises(RecipeError):
+        workspace.step(tmp_path, "profile", ProfileSection(blocks=11), {}, stage, seed=1)
+    assert half.read_text() == "half"
+    stage.run = lambda *_: {"n": 1}
+    workspace.step(tmp_path, "profile", ProfileSection(blocks=12), {}, stage, seed=1)
+    assert not half.exists()
+    assert "What an interrupted profile had done is dropped" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_full_disk_is_a_clear_error_and_nothing_is_taken_for_whole(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full, the device that is always full")

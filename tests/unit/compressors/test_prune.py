@@ -131,6 +131,9 @@ def test_a_function_cannot_be_ignored_and_its_layer_is_offered(
     data: dataset.DataSet, small: Classifier, tmp_path: Path
 ) -> None:
     options = prune.Options(epochs=0, ignored=("backbone.blocks.3.1:add",))
+    with pytest.raises(RecipeError, match=r"no function 'backbone\.blocks\.9:add'") as unknown:
+        prune.apply(small, prune.Options(ignored=("backbone.blocks.9:add",)), context_of(data, small, tmp_path))
+    assert "backbone.blocks" in unknown.value.fix
     with pytest.raises(RecipeError, match=r"'backbone\.blocks\.3\.1:add' is a function") as caught:
         prune.apply(small, options, context_of(data, small, tmp_path))
     assert "'backbone.blocks.3.1'" in caught.value.fix
