@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
 
+from medge import predictions
 from medge.compressors import Context
 from medge.data import dataset
-from medge.model import Classifier, create, specify
+from medge.model import Classifier, create, predict, save, specify
 
-__all__ = ["SIZE", "context_of", "teacher_of"]
+__all__ = ["SIZE", "context_of", "teacher_of", "write_finetuned"]
 
 SIZE = 64
 
@@ -30,3 +33,14 @@ def teacher_of(name: str, data: dataset.DataSet) -> Classifier:
 def context_of(data: dataset.DataSet, teacher: Classifier, work: Path) -> Context:
     work.mkdir(exist_ok=True)
     return Context(data, data.indices("train")[:3], teacher, 0, work)
+
+
+def write_finetuned(folder: Path, model: Classifier) -> Any:
+    """The folder of a finished stage finetune beside the data in `folder`/1-data; the inputs of the stage compress."""
+    data = dataset.load(folder / "1-data")
+    (folder / "2-finetune/predictions").mkdir(parents=True)
+    save(model, folder / "2-finetune")
+    rows = data.indices("validation")
+    table = data.predictions(rows, predict(model, data, rows, description=""))
+    predictions.write(folder / "2-finetune/predictions/validation.csv", table)
+    return {name: SimpleNamespace(folder=folder / f"{k}-{name}") for k, name in ((1, "data"), (2, "finetune"))}

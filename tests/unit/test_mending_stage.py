@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from medge.rollback_trials import divergence
 from medge.stages import compress
 from medge.variants import CompressedVariant
 from tests.synthetic_run import write_data
+from tests.teachers import write_finetuned
 
 GUILTY = "backbone.blocks.4.0.conv_pw"
 FLIPS = 0.1  # the share that is allowed; of 16 images
@@ -33,15 +33,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(0)
     model = classifier.create(classifier.specify("test_efficientnet", classes=2, head="plain", dropout=0.0, size=32))
     _spoil(model.requires_grad_(False), torch.from_numpy(data.read(data.indices("train"))))
-    (folder / "2-finetune/predictions").mkdir(parents=True)
-    classifier.save(model, folder / "2-finetune")
-    rows = data.indices("validation")
-    table = data.predictions(rows, classifier.predict(model, data, rows, description=""))
-    predictions.write(folder / "2-finetune/predictions/validation.csv", table)
-    return {
-        "data": SimpleNamespace(folder=folder / "1-data"),
-        "finetune": SimpleNamespace(folder=folder / "2-finetune"),
-    }
+    return write_finetuned(folder, model)
 
 
 def _spoil(model: Any, images: torch.Tensor) -> None:

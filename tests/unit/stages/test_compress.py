@@ -18,7 +18,6 @@ from torch import nn
 from medge import model as classifier
 from medge import plugins, predictions, variants
 from medge.compressors import Context
-from medge.data import dataset
 from medge.errors import IntegrityError, MedgeError, RecipeError, ToolError
 from medge.recipe import parse
 from medge.records import sha256_of_file
@@ -26,6 +25,7 @@ from medge.sections import CompressSection, Step, Variant
 from medge.stages import compress
 from medge.variants import CompressedVariant
 from tests.synthetic_run import write_data
+from tests.teachers import write_finetuned
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     write_data(folder / "1-data", images=60, size=32)
     torch.manual_seed(0)
     model = classifier.create(classifier.specify("test_efficientnet", classes=2, head="plain", dropout=0.0, size=32))
-    (folder / "2-finetune/predictions").mkdir(parents=True)
-    classifier.save(model, folder / "2-finetune")
-    data = dataset.load(folder / "1-data")
-    rows = data.indices("validation")
-    table = data.predictions(rows, classifier.predict(model, data, rows, description=""))
-    predictions.write(folder / "2-finetune/predictions/validation.csv", table)
-    return {
-        "data": SimpleNamespace(folder=folder / "1-data"),
-        "finetune": SimpleNamespace(folder=folder / "2-finetune"),
-    }
+    return write_finetuned(folder, model)
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""One trial of a search: by what it is judged, and when it is given up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from medge import trial
+from medge.search_space import Candidate
+from medge.search_trials import GIVEN_UP, Lab, overshoot
+from medge.sections import SearchSection, Step, ValidateSection
+from medge.statistics.latency import Ratio
+from tests.searches import outcome
+from tests.unit.tables import noisy, table
+
+
+def test_overshoot_counts_how_far_margins_are_missed() -> None:
+    figures = {
+        "verdict": "fail",
+        "auc": {"lower": -0.03, "difference": -0.01, "margin": -0.01, "verdict": "fail"},
+        "ece": {"lower": None, "difference": 0.03, "margin": 0.02, "verdict": "fail"},
+        "flips": {"rate": 0.05, "limit": 0.02, "verdict": "fail"},
+        "f1": {"lower": -0.5, "difference": 0.0, "margin": -0.02, "verdict": "pass"},
+    }
+    assert overshoot(figures) == pytest.approx(2 + 0.5 + 1.5)
+
+
+def test_overshoot_goes_by_the_bound_that_decides() -> None:
+    auc = {"lower": -0.009, "decided_lower": -0.012, "difference": -0.001, "margin": -0.01, "verdict": "inconclusive"}
+    assert overshoot({"verdict": "inconclusive", "auc": auc}) == pytest.approx(0.2)
+    assert overshoot({"verdict": "inconclusive", "auc": {**auc, "decided_lower": -0.01}}) > 0
+
+
+@pytest.mark.parametrize("used", ["carried", "refitted"])
+def test_overshoot_counts_the_worse_of_two_thresholds_whichever_is_used(used: str) -> None:
+    missed = {"lower": -0.05, "decided_lower": None, "difference": -0.01, "margin": -0.02, "verdict": "inconclusive"}
+    met = {**missed, "lower": -0.01, "verdict": "pass"}
+    each = {at: met if at == used else missed for at in ("carried", "refitted")}
+    assert overshoot({"verdict": "inconclusive", "sensitivity": {**met, "verdict": "inconclusive", **each}}) == (
+        pytest.approx(1.5)
+    )
+
+
+@pytest.mark.parametrize("per_group", [1, 8])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8])
+def test_overshoot_of_a_trial_is_0_exactly_where_it_passes(noise: float, per_group: int) -> None:
+    reference = table(per_group=per_group)
+    engine = noisy(reference, noise)
+    judged = trial.judge(reference, engine, reference, engine, section=ValidateSection(bootstrap=200), seed=0)
+    found = overshoot(trial.summary(judged))
+    assert (found == 0.0) == (judged.verdict == "pass")
+
+
+def test_the_objective_is_the_bound_that_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = table()
+    engine = noisy(reference, 0.4)
+    built = (SimpleNamespace(bytes=7), tmp_path / "engine")
+    monkeypatch.setattr(Lab, "_bench", lambda self: SimpleNamespace(build=lambda *a, **k: built))
+    monkeypatch.setattr(Lab, "_reference", lambda self: reference)
+    monkeypatch.setattr(Lab, "_of_engine", lambda self, built: engine)
+    nothing: Any = None
+    lab = Lab(nothing, nothing, nothing, ValidateSection(bootstrap=200), SearchSection(), 0, tmp_path)
+    found = lab._judged(Candidate((Step(compressor="ptq"),), "int8"), nothing, outcome("a", GIVEN_UP, 0, 0.5))
+    assert found.auc_lower == found.gate["auc"]["decided_lower"] < found.gate["auc"]["lower"]
+    assert found.overshoot == overshoot(found.gate) > 0
+
+
+def test_a_trial_is_given_up_where_it_is_no_faster_or_flips_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[str] = []
+    monkeypatch.setattr(
+        Lab, "_latency", lambda self, c: Ratio(1.1, 1.05, 1.2) if len(c.chain) == 1 else Ratio(0.5, 0.4, 0.6)
+    )
+    monkeypatch.setattr(Lab, "_apply", lambda self, model, step, *a: applied.append(step.compressor))
+    monkeypatch.setattr(Lab, "_of_torch", lambda self, model: None)
+    monkeypatch.setattr(Lab, "_flips", lambda self, table: 0.3)
+    nothing: Any = SimpleNamespace()
+    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path)
+    slow = lab.evaluate(Candidate((Step(compressor="ptq"),), "int8"))
+    assert (slow.verdict, applied) == (GIVEN_UP, [])
+    assert "no faster than float32" in slow.why
+    long = Candidate((Step(compressor="prune"), Step(compressor="ptq"), Step(compressor="qat")), "int8")
+    flipped = lab.evaluate(long)
+    assert (flipped.verdict, applied) == (GIVEN_UP, ["prune"])
+    assert "30.0% of the decisions flipped after prune" in flipped.why
+    assert lab.evaluate(long) == flipped
+    assert applied == ["prune"]
+    assert "float32 model itself" in lab.evaluate(Candidate((), "float32")).why
