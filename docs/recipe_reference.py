@@ -8,6 +8,7 @@ from typing import Any
 
 from medge import plugins
 from medge.recipe import Recipe
+from medge.recovery import Training
 from medge.sections import Rollback, Section
 
 PAGE = Path(__file__).with_name("recipes.md")
@@ -24,9 +25,13 @@ def page() -> str:
     lines += _section("", Recipe)
     lines += _section("compress.variants.NAME.rollback.", Rollback)
     lines += ["## Options of compressors", "", "Used as `variants: {NAME: [ptq]}` or `[{qat: {epochs: 2}}]`.", ""]
+    lines += ["### medge.recovery.Training", "", " ".join((Training.__doc__ or "").split()), ""]
+    shared = [field.name for field in dataclasses.fields(Training)]
     for name in plugins.names("compressors"):
         options = plugins.load("compressors", name).Options
-        lines += [f"### {name}", "", *_rows([(f.name, f.default) for f in dataclasses.fields(options)])]
+        fields = sorted(dataclasses.fields(options), key=lambda field: field.name in shared)  # its own first
+        doc = " ".join((options.__doc__ or "").split())
+        lines += [f"### {name}", "", doc, "", *_rows([(field.name, field.default) for field in fields])]
     return "\n".join(lines).rstrip() + "\n"
 
 

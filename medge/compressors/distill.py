@@ -27,8 +27,8 @@ BEGINS_ANEW = "student"  # the option with which nothing is left of the model th
 
 
 @dataclass(frozen=True)
-class Options:
-    """Whom to train, and how (all but the first two: medge.recovery.Training).
+class Options(Training):
+    """Whom to train, and how (what is not said here: medge.recovery.Training).
 
     student: a timm model, which gets a head for the classes of the float model, or a folder with a model that medge
         has fine-tuned (`runs/NAME/2-finetune`) for as many classes; none trains the model of the chain. Features are
@@ -39,13 +39,6 @@ class Options:
     student: str | None = None
     weights: str = "timm"
     epochs: int = 3
-    learning_rate: float = 5e-4
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("student", self.student), ("weights", self.weights)):
@@ -54,7 +47,7 @@ class Options:
         if self.student is None and self.weights != "timm":
             raise ValueError("weights are those of a student, and none is named")
         check_number("batch_size", self.batch_size, kind=int, low=2)
-        part(self, Training)
+        super().__post_init__()
 
 
 def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:

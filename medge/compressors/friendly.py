@@ -24,7 +24,7 @@ __all__ = ["Options", "apply", "check"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Training):
     """activation: what SiLU becomes, `relu6` or `hardswish`. gates: the sigmoid of squeezes becomes hardsigmoid
     too. The rest: medge.recovery.Training.
     """
@@ -33,17 +33,11 @@ class Options:
     gates: bool = False
     epochs: int = 3
     learning_rate: float = 2e-4
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("activation", self.activation, ("relu6", "hardswish"))
         check_flag("gates", self.gates)
-        part(self, Training)
+        super().__post_init__()
 
 
 def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:

@@ -31,8 +31,8 @@ __all__ = ["Options", "apply", "check"]
 
 
 @dataclass(frozen=True)
-class Options:
-    """How much to remove, by which measure, and how to recover (the last eight: medge.recovery.Training).
+class Options(Training):
+    """How much to remove, by which measure, and how to recover (what is not said here: medge.recovery.Training).
 
     ratio: share of the channels that go, in all steps together; how many weights that is, is another matter.
     importance: of a channel, summed over all layers it runs through and relative to its layer's mean. `magnitude`
@@ -56,14 +56,6 @@ class Options:
     latency: str | bool | None = None
     steps: int = 1
     ignored: tuple[str, ...] = ()
-    epochs: int = 2
-    learning_rate: float = 5e-4
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_number("ratio", self.ratio, low=0, high=1)
@@ -79,7 +71,7 @@ class Options:
         check_number("steps", self.steps, kind=int, low=1, high=20)
         object.__setattr__(self, "ignored", check_names("ignored", self.ignored))
         check_number("batch_size", self.batch_size, kind=int, low=2)
-        part(self, Training)
+        super().__post_init__()
 
 
 def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:

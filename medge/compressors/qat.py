@@ -28,20 +28,13 @@ TAKES_QUANTISED = True
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Training):
     """How long and how fast to train (medge.recovery.Training); those from `preset` on are ptq's, from whose result
     it starts. epochs: 0 gives ptq's model. ranges: `learned` trains the quantisers' ranges with the weights (Jain et
     al. 2020, arXiv 1903.08066), `frozen` leaves them as ptq found them.
     """
 
-    epochs: int = 2
     learning_rate: float = 1e-5
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
     ranges: str = "learned"
     preset: str = "performance"
     bias_correction: bool = True
@@ -56,7 +49,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_choice("ranges", self.ranges, ("learned", "frozen"))
-        part(self, Training)
+        super().__post_init__()
         object.__setattr__(self, "ignored", self.initial.ignored)
 
     @property

@@ -30,27 +30,20 @@ MULTIPLE = 8  # pixels: what remains of the image after three strides of 2 is th
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Training):
     """scale: the reduced image's side as a share of the whole one's, rounded to a multiple of 8 pixels. The rest:
     medge.recovery.Training.
     """
 
     scale: float = 0.7
     epochs: int = 3
-    learning_rate: float = 5e-4
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_number("scale", self.scale, low=0.5, high=1)
         if self.scale == 1:
             raise ValueError("scale is below 1 (nothing is reduced)")
         check_number("batch_size", self.batch_size, kind=int, low=2)
-        part(self, Training)
+        super().__post_init__()
 
 
 def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:

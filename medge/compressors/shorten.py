@@ -32,27 +32,19 @@ __all__ = ["Options", "apply", "check", "removable"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Training):
     """blocks: how many go. ignored: names of blocks that stay, or of what holds them; * and ? as in file names. The
     rest: medge.recovery.Training.
     """
 
     blocks: int = 2
     ignored: tuple[str, ...] = ()
-    epochs: int = 2
-    learning_rate: float = 5e-4
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_number("blocks", self.blocks, kind=int, low=1)
         object.__setattr__(self, "ignored", check_names("ignored", self.ignored))
         check_number("batch_size", self.batch_size, kind=int, low=2)
-        part(self, Training)
+        super().__post_init__()
 
 
 def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:

@@ -39,8 +39,8 @@ PATTERNS = ("unstructured", "2:4")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How many weights become zero, which, and how to recover (the last eight: medge.recovery.Training).
+class Options(Training):
+    """How many weights become zero, which, and how to recover (what is not said here: medge.recovery.Training).
 
     ratio: share of the weights of the layers concerned that become zero; with the pattern "2:4" it is 0.5.
     pattern: `unstructured`, or "2:4" in quotation marks (YAML reads 2:4 as a time): the two smallest of four weights.
@@ -59,14 +59,6 @@ class Options:
     steps: int = 1
     ignored: tuple[str, ...] = ()
     mask_learning_rate: float = 0.05
-    epochs: int = 2
-    learning_rate: float = 5e-4
-    batch_size: int = 32
-    temperature: float = 1.0
-    distillation: float = 1.0
-    features: float = 1.0
-    mixup: float = 0.0
-    images_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_number("ratio", self.ratio, low=0, high=1)
@@ -79,12 +71,12 @@ class Options:
         check_number("mask_learning_rate", self.mask_learning_rate, low=1e-6, high=10)
         object.__setattr__(self, "ignored", check_names("ignored", self.ignored))
         check_number("batch_size", self.batch_size, kind=int, low=2)
-        training = part(self, Training)
+        super().__post_init__()
         if self.pattern == "2:4" and (self.ratio, self.mode, self.steps) != (0.5, "local", 1):
             raise ValueError(
                 'pattern "2:4" makes half of the weights zero, in one step: leave out ratio, mode and steps'
             )
-        if self.mode == "regularisation" and (self.steps > 1 or training.epochs == 0):
+        if self.mode == "regularisation" and (self.steps > 1 or self.epochs == 0):
             raise ValueError("regularisation learns its masks: it has one step, of at least one epoch")
 
 
