@@ -45,6 +45,8 @@ def run(
             for name in stages:
                 inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
                 _refuse_unfit(inputs)
+                if name == "finetune" and "compress" in stages and workspace.completed(folder, name) is None:
+                    import_module("medge.stages.compress").check(recipe, inputs)  # before hours are spent on training
                 section = recipe.section(name)
                 done[name] = workspace.step(
                     folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed

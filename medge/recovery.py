@@ -121,6 +121,7 @@ def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
             _train(run, context, run.epoch)
             run.judge(_validation_loss(run, context, aim))
             run.save()
+            console.say(f"{job.name} {run.epoch}/{job.training.epochs}: divergence {run.losses[-1]:.3g}")
     if run.losses:
         context.log.append(run.sentence)
         student.load_state_dict(run.best)

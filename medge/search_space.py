@@ -29,6 +29,7 @@ FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq", "se_in_float": True},
     {"prune": 0.5, "quantiser": "ptq"},
     {"scale": 0.57, "quantiser": "ptq", "in_float": 2},
+    {"scale": 0.57, "scale_epochs": 4, "shorten": 3, "shorten_epochs": 4, "quantiser": "ptq", "in_float": 2},
     {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
     {"prune": 0.5, "quantiser": "qat", "in_float": 1},
 )
@@ -49,7 +50,7 @@ class Candidate:
     @property
     def words(self) -> str:
         """In short, such as `prune 0.5, ptq (int8)`."""
-        said = {"resolution": "scale", "prune": "ratio", "distill": "epochs", "qat": "epochs"}
+        said = {"resolution": "scale", "shorten": "blocks", "prune": "ratio", "distill": "epochs", "qat": "epochs"}
         parts = [
             f"{s.compressor} {_value(s, said[s.compressor]) if s.compressor in said else ''}".strip()
             for s in self.chain
@@ -69,6 +70,8 @@ def space(section: SearchSection, precisions: Sequence[str], model: nn.Module) -
     return {
         "scale": (1.0, *section.scales),
         "scale_epochs": section.epochs,
+        "shorten": (0, *section.blocks),
+        "shorten_epochs": section.epochs,
         "prune": (0.0, *section.ratios),
         "prune_epochs": section.epochs,
         "distill_epochs": (0, *section.epochs) if section.distill else (0,),
@@ -91,6 +94,8 @@ def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) ->
     chain: list[Step] = []
     if point["scale"] < 1:
         chain.append(_step("resolution", {"scale": point["scale"], "epochs": point["scale_epochs"], **shared}))
+    if point["shorten"] > 0:
+        chain.append(_step("shorten", {"blocks": point["shorten"], "epochs": point["shorten_epochs"], **shared}))
     if point["prune"] > 0:
         chain.append(_step("prune", {"ratio": point["prune"], "epochs": point["prune_epochs"], **shared}))
     if point["distill_epochs"] > 0:

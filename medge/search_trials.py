@@ -1,14 +1,14 @@
 """One trial of the search: a candidate made, measured and judged; given up as soon as it cannot pass.
 
-The order is that of the costs. Latency comes first, since it depends on layers, widths and pixels and not on weights.
-Then the chain is followed step by step, and after each the flipped decisions on validation images are counted. The
-verdict is that of the engine's own outputs.
+The order is that of the costs. Latency comes first, since it depends on layers, widths and pixels, and hardly on
+weights. Then the chain is followed step by step, and after each the flipped decisions on validation images are counted.
+The verdict is that of the engine's own outputs, and the latency beside it is that engine's own, measured again.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from medge.compressors import Context
 from medge.engine_outputs import Runner
 from medge.errors import RecipeError, ToolError
 from medge.quick_latency import Built, QuickBench
-from medge.records import from_json, read_json, sha256_of_json, write_json
+from medge.records import from_json, read_json, write_json
 from medge.search_space import Candidate, untrained
 from medge.sections import SearchSection, Step, ValidateSection
 from medge.statistics.latency import Ratio
+from medge.variant_reuse import works
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Lab:
-    """Where trials are made; what begins alike is trained once, in `work`/steps."""
+    """Where trials are made; what begins alike is trained once, in `steps` (medge.variant_reuse.works)."""
 
     data: DataSet
     calibration: NDArray[np.int64]
@@ -84,13 +85,8 @@ class Lab:
     section: SearchSection
     seed: int
     work: Path
+    steps: Path
     start: Callable[..., BenchWorker] = BenchWorker
-
-    def works(self, chain: Sequence[Step]) -> list[Path]:
-        """Each step's folder for checkpoints, named by all steps up to it."""
-        plain = [step.model_dump(mode="json") for step in chain]
-        digests = [sha256_of_json(plain[: k + 1])[:12] for k in range(len(plain))]
-        return [self.work / "steps" / f"{step.compressor}-{d}" for step, d in zip(chain, digests, strict=True)]
 
     def evaluate(self, candidate: Candidate) -> Outcome:
         """The candidate's outcome; that of a killed run is not sought again."""
@@ -118,7 +114,7 @@ class Lab:
             why = f"no faster than float32 for certain: {latency.ratio:.2f}x, at most {latency.upper:.2f}x"
             return replace(found, why=why, overshoot=10 * latency.ratio)
         model: nn.Module = self.teacher
-        for k, (step, work) in enumerate(zip(candidate.chain, self.works(candidate.chain), strict=True)):
+        for k, (step, work) in enumerate(zip(candidate.chain, works(self.steps, candidate.chain), strict=True)):
             model = self._apply(model, step, work, self.calibration)
             if k < len(candidate.chain) - 1:
                 flips = self._flips(self._of_torch(model))
@@ -134,10 +130,12 @@ class Lab:
         reference = self._reference()
         judged = trial.judge(reference, table, reference, table, section=self.gate, seed=self.seed)
         figures = trial.summary(judged)
+        latency = self._ratio(bench, built)
         shutil.rmtree(built[1], ignore_errors=True)
         return replace(
             found,
             verdict=judged.verdict,
+            latency=latency,
             auc_lower=_lower(figures["auc"]),
             flips=float(figures["flips"]["rate"]),
             bytes=built[0].bytes,
@@ -155,9 +153,8 @@ class Lab:
         for k, step in enumerate(short.chain):
             model = self._apply(model, step, self.work / "untrained" / short.key / str(k), few)
         bench = self._bench()
-        reference = bench.build("reference", self.teacher, precision="float32")
         built = bench.build(f"untrained-{short.key}", model, precision=candidate.precision)
-        ratio = bench.ratios([built], reference)[0]
+        ratio = self._ratio(bench, built)
         shutil.rmtree(built[1], ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, ratio)
@@ -170,6 +167,10 @@ class Lab:
             self.data, self.calibration, self.section.backend, work, seed=self.seed, rounds=self.section.rounds,
             seconds=self.section.seconds, start=self.start,
         )  # fmt: skip
+
+    def _ratio(self, bench: QuickBench, built: Built) -> Ratio:
+        """An engine's latency to that of the float32 engine."""
+        return bench.ratios([built], bench.build("reference", self.teacher, precision="float32"))[0]
 
     def _apply(self, model: nn.Module, step: Step, work: Path, rows: NDArray[np.int64]) -> nn.Module:
         import torch

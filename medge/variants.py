@@ -19,7 +19,8 @@ class CompressedVariant:
     chain: the steps that were applied, each {"compressor", "options"}. log: what was tried and why this was kept, one
     sentence each. gate: the trial on validation images by quantity (medge.trial.summary); empty for `float`.
     verdict: of that trial; `pass` for `float`, which it is measured by. in_float: layers that went back to float
-    because the gate did not pass with them quantised (medge.rollback).
+    because the gate did not pass with them quantised (medge.rollback). made_of: the hash of all that it was made from
+    (medge.variant_reuse).
     """
 
     name: str
@@ -30,6 +31,7 @@ class CompressedVariant:
     verdict: str
     gate: dict[str, Any] = field(default_factory=dict)
     in_float: list[str] = field(default_factory=list)
+    made_of: str = ""
 
 
 def save(variant: CompressedVariant, folder: Path) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "Stage",
     "completed",
     "existing_run",
+    "finished_folder",
     "locked",
     "newest_run",
     "required",
@@ -71,7 +72,8 @@ Inputs = Mapping[str, Stage]
 class StageModule(Protocol):
     """A file of medge/stages/. It may also have `fingerprint(section) -> str`, what it depends on outside the run, and
     `look_ahead(section, inputs, seed) -> None`, which refuses what can be refused before there is any work: what an
-    interrupted stage left is then not touched."""
+    interrupted stage left is then not touched. `KEEPS_PARTS = True`: the stage itself drops of what an interrupted one
+    left the parts that are of other settings or of another input."""
 
     def run(self, section: Any, inputs: Inputs, work: Path, seed: int) -> dict[str, Any]:
         """Writes its files below `work`; returns values for its record (JSON, no times of day)."""
@@ -131,7 +133,7 @@ def step(run: Path, name: str, section: BaseModel, inputs: Inputs, module: Stage
     console.say(f"[bold]{name}[/bold]")
     start = time.monotonic()
     getattr(module, "look_ahead", lambda *_: None)(section, inputs, seed)
-    partial = _partial_folder(run, name, key)
+    partial = _partial_folder(run, name, key, keeps_parts=getattr(module, "KEEPS_PARTS", False))
     try:
         values = module.run(section, inputs, partial, seed)
         return _finish(run, name, partial, key, section, inputs, values, time.monotonic() - start)
@@ -144,9 +146,14 @@ def step(run: Path, name: str, section: BaseModel, inputs: Inputs, module: Stage
         ) from error
 
 
+def finished_folder(run: Path, name: str) -> Path:
+    """Where a stage that has been finished is."""
+    return run / f"{STAGES.index(name) + 1}-{name}"
+
+
 def completed(run: Path, name: str) -> Stage | None:
     """A stage's record, without checking its files; None where the stage has not been finished."""
-    folder = run / f"{STAGES.index(name) + 1}-{name}"
+    folder = finished_folder(run, name)
     path = folder / "record.json"
     if not path.is_file():
         return None
@@ -193,16 +200,16 @@ def _is_whole(stage: Stage) -> bool:
     return True
 
 
-def _partial_folder(run: Path, name: str, key: str) -> Path:
-    """The folder a stage works in: the one a killed run left, if it was doing the same work, else a new one."""
+def _partial_folder(run: Path, name: str, key: str, *, keeps_parts: bool) -> Path:
+    """The folder a stage works in: the one a killed run left, if it was doing the same work or the stage keeps parts
+    of it, else a new one."""
     folder = run / f".{STAGES.index(name) + 1}-{name}.partial"
     mark = folder / ".key"
-    if folder.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
+    if folder.exists() and not keeps_parts and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
         console.warn(f"What an interrupted {name} had done is dropped: it was of other settings or of another input.")
         shutil.rmtree(folder)
-    if not folder.exists():
-        folder.mkdir()
-        mark.write_text(key, encoding="utf-8")
+    folder.mkdir(exist_ok=True)
+    mark.write_text(key, encoding="utf-8")
     return folder
 
 
@@ -231,7 +238,7 @@ def _finish(
         "medge": medge.__version__,
     }
     write_json(partial / "record.json", record)
-    folder = run / f"{STAGES.index(name) + 1}-{name}"
+    folder = finished_folder(run, name)
     if folder.exists():
         stale = folder.with_name(f".{folder.name}.stale")
         shutil.rmtree(stale, ignore_errors=True)

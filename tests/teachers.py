@@ -43,4 +43,5 @@ def write_finetuned(folder: Path, model: Classifier) -> Any:
     rows = data.indices("validation")
     table = data.predictions(rows, predict(model, data, rows, description=""))
     predictions.write(folder / "2-finetune/predictions/validation.csv", table)
-    return {name: SimpleNamespace(folder=folder / f"{k}-{name}") for k, name in ((1, "data"), (2, "finetune"))}
+    names = ((1, "data"), (2, "finetune"))
+    return {name: SimpleNamespace(folder=folder / f"{k}-{name}", sha256=name) for k, name in names}

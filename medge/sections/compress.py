@@ -88,9 +88,10 @@ class Calibration(Section):
 class SearchSection(Section):
     """Chains tried by measurement, on `backend`, until the budget is spent; the best becomes the variant `search`.
 
-    ratios, scales, epochs: what may be tried for prune, for resolution, and for the trainings. images_per_epoch:
-    training images in each (null: all). distill: also try distillation as a step of its own. give_up_flips: a chain
-    that has flipped more decisions after a step is given up. rounds, seconds: of each measurement of latency, at least.
+    ratios, scales, blocks, epochs: what may be tried for prune, resolution, shorten, and for the trainings.
+    images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.
+    give_up_flips: a chain that has flipped more decisions after a step is given up. rounds, seconds: of each
+    measurement of latency, at least.
     """
 
     minutes: Annotated[float, Field(gt=0)] = 60.0
@@ -98,6 +99,7 @@ class SearchSection(Section):
     backend: str = "openvino"
     ratios: tuple[OpenFraction, ...] = (0.25, 0.375, 0.5, 0.625, 0.75)
     scales: tuple[Annotated[float, Field(ge=0.5, lt=1)], ...] = (0.57, 0.72)
+    blocks: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5)
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4)
     images_per_epoch: Annotated[int, Field(ge=1)] | None = None
     distill: bool = False

@@ -4,31 +4,51 @@
     search.json  search.png  searched.yaml (with compress.search: medge.search_report)
 
 A variant whose folder is there is finished; a chain that has been tried keeps its result in scratch/ until the stage
-ends. So a killed stage goes on at the chain, and within a training at the epoch, where it stopped.
+ends. So a killed stage goes on at the chain, and within a training at the epoch, where it stopped. A variant that the
+recipe changes or adds costs the others nothing (medge.variant_reuse).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medge import calibration, chains, console, heap, predictions
+from medge import calibration, chains, console, heap, predictions, variant_reuse
 from medge.chain_trial import Bench, apply, judged, names, sentence
 from medge.compressors import Context
 from medge.data import dataset
 from medge.mending import mended
+from medge.recipe import Recipe
 from medge.records import sha256_of_file
 from medge.sections import CompressSection, Rollback, SearchSection, Step, ValidateSection, Variant
 from medge.variants import CompressedVariant, load, save
-from medge.workspace import Inputs
+from medge.workspace import Inputs, finished_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["look_ahead", "run"]
+__all__ = ["KEEPS_PARTS", "check", "look_ahead", "run"]
+
+KEEPS_PARTS = True
+
+
+def check(recipe: Recipe, inputs: Inputs) -> None:
+    """Raises what `look_ahead` would raise after fine-tuning, by a model of random weights: a mistyped layer, say."""
+    from medge import model as models
+
+    data, section = dataset.load(inputs["data"].folder), recipe.finetune
+    few = data.indices("train")[:1]
+    if len(few) == 0:
+        return  # finetune says so
+    spec = models.specify(
+        section.model, classes=len(data.labels), head=section.head, dropout=section.dropout, size=data.preprocess.width
+    )
+    untrained = models.create(spec).eval().requires_grad_(False)
+    chains.check(recipe.compress.variants)
+    chains.look_ahead(recipe.compress.variants, Context(data, few, untrained, recipe.seed, inputs["data"].folder))
 
 
 def look_ahead(section: CompressSection, inputs: Inputs, seed: int) -> None:
@@ -59,11 +79,17 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
 
     teacher = classifier.load(inputs["finetune"].folder).requires_grad_(False)
     bench = Bench(data, teacher, listed, section.gate or ValidateSection(), seed, work)
-    found = [_float(bench, inputs["finetune"].folder)]
-    found += [_variant(bench, name, variant) for name, variant in section.variants.items()]
+    made_of = variant_reuse.keys(section, inputs, listed.sha256, seed)
+    variant_reuse.take_over(work, finished_folder(work.parent, "compress"), made_of)
+    variant_reuse.scratch(work, variant_reuse.STEPS, made_of[variant_reuse.STEPS])
+    if section.search is not None and section.variants:
+        console.say(f"First the recipe's own variants ({', '.join(section.variants)}), then the search.")
+    found = [_float(bench, made_of["float"], inputs["finetune"].folder)]
+    found += [_variant(bench, name, made_of[name], variant) for name, variant in section.variants.items()]
     searched: dict[str, Any] = {}
     if section.search is not None:
-        searched = _search(bench, section.search, found)
+        console.say(f"The search, {section.search.minutes:g} minutes:")
+        searched = _search(bench, section.search, made_of, found)
     return {
         **searched,
         "variants": {v.name: {"verdict": v.verdict, "chain": v.chain, "onnx_sha256": v.onnx_sha256} for v in found},
@@ -71,54 +97,56 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
     }
 
 
-def _float(bench: Bench, finetuned: Path) -> CompressedVariant:
+def _float(bench: Bench, made_of: str, finetuned: Path) -> CompressedVariant:
     """The uncompressed model. Its validation table is the one that finetune wrote with the same weights."""
     folder = bench.work / "float"
     if (folder / "variant.json").is_file():
         return load(folder)
     log = ["The model as it was fine-tuned; every other variant is compared with it."]
-    aside = _aside(bench.work / "scratch" / "float")
+    aside = _aside(variant_reuse.scratch(bench.work, "float", made_of) / "writing")
     shutil.copyfile(finetuned / "predictions" / "validation.csv", aside / "validation.csv")
-    return _finish(bench, aside, folder, bench.teacher, CompressedVariant("float", False, [], log, "", "pass"))
+    found = CompressedVariant("float", False, [], log, "", "pass", made_of=made_of)
+    return _finish(bench, aside, folder, bench.teacher, found)
 
 
-def _search(bench: Bench, section: SearchSection, found: list[CompressedVariant]) -> dict[str, Any]:
+def _search(
+    bench: Bench, section: SearchSection, made_of: Mapping[str, str], found: list[CompressedVariant]
+) -> dict[str, Any]:
     """Searches, and adds what was found to `found` as the variant `search`, where a chain was found."""
     from medge import search, search_report
     from medge.search_trials import Lab
 
-    work = bench.work / "scratch" / "search-trials"
-    lab = Lab(bench.data, bench.listed.indices, bench.teacher, bench.gate, section, bench.seed, work)
+    work = variant_reuse.scratch(bench.work, variant_reuse.TRIALS, made_of[variant_reuse.TRIALS])
+    steps = bench.work / "scratch" / variant_reuse.STEPS
+    lab = Lab(bench.data, bench.listed.indices, bench.teacher, bench.gate, section, bench.seed, work, steps)
     result = search.run(lab, work / "trials.db")
     search_report.write(result, bench.work, section, bench.gate)
     if result.chosen is not None and result.chosen.chain:
         chain = tuple(Step.model_validate(step) for step in result.chosen.chain)
-        trained = lab.works(chain)  # where the trial left its checkpoints
-        found.append(_variant(bench, "search", Variant(first_passing=(chain,)), works=trained, log=[result.sentence]))
+        variant = Variant(first_passing=(chain,))
+        found.append(_variant(bench, "search", made_of["search"], variant, log=[result.sentence]))
     verdict = {"verdict": "fail"} if result.chosen is None else {}
     return {**verdict, "search": search_report.summary(result)}
 
 
-def _variant(
-    bench: Bench, name: str, variant: Variant, *, works: Sequence[Path] = (), log: Sequence[str] = ()
-) -> CompressedVariant:
+def _variant(bench: Bench, name: str, made_of: str, variant: Variant, *, log: Sequence[str] = ()) -> CompressedVariant:
     """Tries the variant's chains in order and keeps the first that passes the gate with no more flips than wanted, else
     of those that pass the one with the fewest flips, else the last.
 
     Where none passes as it is, they are mended by a rollback, again in order: a chain that somebody wrote down to be
     tried is worth more than a layer found on some hundred images.
-    works: the folders of the only chain's checkpoints where they are elsewhere; log: what was known before.
+    log: what was known before.
     """
     folder = bench.work / name
     if (folder / "variant.json").is_file():
         return load(folder)
+    scratch = variant_reuse.scratch(bench.work, name, made_of)
     tried: list[str] = list(log)
     attempts: list[tuple[CompressedVariant, Path, tuple[Step, ...]]] = []
     for k, section in _order(variant):
         chain = variant.first_passing[k]
-        place = bench.work / "scratch" / name / (str(k) if section is None else f"{k}-rollback")
-        folders = works or _works(bench.work / "scratch" / name, variant, k)
-        attempt = _attempt(bench, name, chain, place, folders, section)
+        place = scratch / (str(k) if section is None else f"{k}-rollback")
+        attempt = _attempt(bench, name, chain, place, section)
         tried += attempt.log
         attempts.append((attempt, place, chain))
         console.say(f"{name}: {attempt.log[-1]}".replace("[", r"\["))
@@ -132,9 +160,9 @@ def _variant(
         why += " with the fewest flips, more than the rollback was to leave"
     kept = CompressedVariant(
         name, attempt.quantised, attempt.chain, [*tried, f"[{names(chain)}] is kept: {why}."],
-        attempt.onnx_sha256, attempt.verdict, attempt.gate, attempt.in_float,
+        attempt.onnx_sha256, attempt.verdict, attempt.gate, attempt.in_float, made_of,
     )  # fmt: skip
-    aside = _aside(bench.work / "scratch" / name / "kept")
+    aside = _aside(scratch / "kept")
     for file in ("model.onnx", "validation.csv"):
         shutil.copyfile(place / "done" / file, aside / file)
     save(kept, aside)
@@ -159,22 +187,15 @@ def _flips_enough(figures: dict[str, Any], section: Rollback | None) -> bool:
     return section is None or section.flips is None or figures["flips"]["rate"] <= section.flips
 
 
-def _works(place: Path, variant: Variant, k: int) -> list[Path]:
-    """Folders for the checkpoints of chain k's steps. One that begins like an earlier chain shares that one's, so that
-    what they have in common is trained once."""
-    chains, chain = variant.first_passing, variant.first_passing[k]
-    first = [next(j for j in range(k + 1) if chains[j][: n + 1] == chain[: n + 1]) for n in range(len(chain))]
-    return [place / str(j) / f"{n}-{step.compressor}" for n, (j, step) in enumerate(zip(first, chain, strict=True))]
-
-
 def _attempt(
-    bench: Bench, name: str, chain: Sequence[Step], place: Path, works: Sequence[Path], section: Rollback | None
+    bench: Bench, name: str, chain: Sequence[Step], place: Path, section: Rollback | None
 ) -> CompressedVariant:
     """One chain, applied, judged and, where its gate asks for it, mended; what it led to stays in `place`/done."""
     done = place / "done"
     if (done / "variant.json").is_file():
         return load(done)
     log: list[str] = []
+    works = variant_reuse.works(bench.work / "scratch" / variant_reuse.STEPS, chain)
     is_quantised = chains.quantises([step.compressor for step in chain])
     made = judged(bench, name, chain, apply(bench, chain, works, log))
     log.append(f"[{names(chain)}] {sentence(made.figures)}")

@@ -47,6 +47,23 @@ def test_nothing_is_built_on_it_afterwards(home: Path) -> None:
     assert not (home / "deploy").exists()
 
 
+def test_a_mistyped_layer_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    recipe = parse(
+        {
+            "data": {"source": "phantom", "phantom": {"images": 60}, "size": 32},
+            "finetune": {"model": "test_efficientnet", "weights": "none"},
+            "compress": {"variants": {"v": [{"ptq": {"ignored": ["backbone.conv_sten"]}}]}},
+        },
+        origin="t",
+    )
+    with pytest.raises(RecipeError) as caught:
+        pipeline.run(recipe, tmp_path)
+    assert "compress.variants.v: [ptq]: ignored: the model has no layer 'backbone.conv_sten'" in caught.value.message
+    assert "backbone.conv_stem" in caught.value.fix
+    assert workspace.completed(tmp_path, "data") is not None
+    assert not list(tmp_path.glob("*finetune*")), "not even begun"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

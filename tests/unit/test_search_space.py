@@ -43,9 +43,18 @@ def test_every_point_is_a_chain_that_can_be_followed_and_a_recipe_takes(point: A
 
 @given(POINTS)
 def test_what_does_not_matter_makes_no_other_candidate(point: Any) -> None:
-    plain = {**point, "scale": 1.0, "prune": 0.0, "distill_epochs": 0, "activation": "as it is", "quantiser": "ptq"}
+    plain = {**point, "scale": 1.0, "shorten": 0, "prune": 0.0, "distill_epochs": 0}
+    plain |= {"activation": "as it is", "quantiser": "ptq"}
     assert _candidate(plain) == _candidate(
-        {**plain, "scale_epochs": 2, "prune_epochs": 2, "qat_epochs": 1, "mixup": 0.3, "precision": "bfloat16"}
+        {
+            **plain,
+            "scale_epochs": 2,
+            "shorten_epochs": 2,
+            "prune_epochs": 2,
+            "qat_epochs": 1,
+            "mixup": 0.3,
+            "precision": "bfloat16",
+        }
     )
 
 
@@ -56,12 +65,12 @@ def test_two_candidates_have_the_same_key_where_they_are_the_same(point: Any, ot
     assert (one.key == replace(one, precision="float16").key) == (one.precision == "float16")
 
 
-def test_pixels_go_before_channels_and_channels_before_what_quantises() -> None:
+def test_pixels_go_before_blocks_blocks_before_channels_and_all_before_what_quantises() -> None:
     plainest = {name: values[0] for name, values in SPACE.items()}
-    found = _candidate({**plainest, "scale": 0.57, "prune": 0.5, "quantiser": "qat"})
-    assert [step.compressor for step in found.chain] == ["resolution", "prune", "ptq", "qat"]
+    found = _candidate({**plainest, "scale": 0.57, "shorten": 3, "prune": 0.5, "quantiser": "qat"})
+    assert [step.compressor for step in found.chain] == ["resolution", "shorten", "prune", "ptq", "qat"]
     assert found.chain[0].options == {"scale": 0.57, "epochs": 1}
-    assert found.words == "resolution 0.57, prune 0.5, ptq, qat 1 (int8)"
+    assert found.words == "resolution 0.57, shorten 3, prune 0.5, ptq, qat 1 (int8)"
     assert untrained(found).chain[0].options == {"scale": 0.57, "epochs": 0}
 
 
@@ -73,7 +82,8 @@ def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
 
 
 def test_the_first_points_lie_in_the_space() -> None:
-    assert all(value in SPACE[name] for point in FIRST for name, value in point.items())
+    whole = space(SearchSection(), ("float32", "bfloat16"), MODEL)
+    assert all(value in whole[name] for point in FIRST for name, value in point.items())
 
 
 def test_first_layers_are_the_stem_and_a_block_that_is_not_most_of_the_model() -> None:

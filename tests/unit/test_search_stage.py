@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from medge import cli, predictions, variants
 from medge import model as classifier
 from medge.data import dataset
+from medge.quick_latency import Built, QuickBench
 from medge.recipe import parse
 from medge.records import read_json
 from medge.search_space import Candidate
@@ -76,14 +77,14 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
         (tmp_path / name).mkdir()
         return compress.run(parse({"compress": value}, origin="t").compress, inputs, tmp_path / name, 0)
 
-    measured = Lab._latency  # it is run; what it finds depends on the machine, so a ratio is made up from the chain
+    measured = Lab._ratio  # it is run; what it finds depends on the machine, so a ratio is made up from the precision
 
-    def made_up(self: Lab, candidate: Candidate) -> Ratio:
-        measured(self, candidate)
-        ratio = 0.5 if candidate.chain else 0.9
+    def made_up(self: Lab, bench: QuickBench, built: Built) -> Ratio:
+        measured(self, bench, built)
+        ratio = 0.5 if built[0].precision == "int8" else 0.9
         return Ratio(ratio, ratio - 0.01, ratio + 0.01)
 
-    monkeypatch.setattr(Lab, "_latency", made_up)
+    monkeypatch.setattr(Lab, "_ratio", made_up)
     found = run(1.0, "loose")
     assert len([Outcome.of(t) for t in read_json(tmp_path / "loose/search.json")["trials"]]) == 2
     assert found["search"]["best"]["chain"]

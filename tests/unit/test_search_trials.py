@@ -58,14 +58,19 @@ def test_the_objective_is_the_bound_that_decides(tmp_path: Path, monkeypatch: py
     reference = table()
     engine = noisy(reference, 0.4)
     built = (SimpleNamespace(bytes=7), tmp_path / "engine")
-    monkeypatch.setattr(Lab, "_bench", lambda self: SimpleNamespace(build=lambda *a, **k: built))
+    again = Ratio(0.4, 0.3, 0.5)
+    bench = SimpleNamespace(build=lambda *a, **k: built, ratios=lambda engines, to: [again])
+    monkeypatch.setattr(Lab, "_bench", lambda self: bench)
     monkeypatch.setattr(Lab, "_reference", lambda self: reference)
     monkeypatch.setattr(Lab, "_of_engine", lambda self, built: engine)
     nothing: Any = None
-    lab = Lab(nothing, nothing, nothing, ValidateSection(bootstrap=200), SearchSection(), 0, tmp_path)
+    lab = Lab(
+        nothing, nothing, nothing, ValidateSection(bootstrap=200), SearchSection(), 0, tmp_path, tmp_path / "steps"
+    )
     found = lab._judged(Candidate((Step(compressor="ptq"),), "int8"), nothing, outcome("a", GIVEN_UP, 0, 0.5))
     assert found.auc_lower == found.gate["auc"]["decided_lower"] < found.gate["auc"]["lower"]
     assert found.overshoot == overshoot(found.gate) > 0
+    assert found.latency == again, "that of the engine that was judged, not of the untrained one"
 
 
 def test_a_trial_is_given_up_where_it_is_no_faster_or_flips_too_much(
@@ -79,7 +84,7 @@ def test_a_trial_is_given_up_where_it_is_no_faster_or_flips_too_much(
     monkeypatch.setattr(Lab, "_of_torch", lambda self, model: None)
     monkeypatch.setattr(Lab, "_flips", lambda self, table: 0.3)
     nothing: Any = SimpleNamespace()
-    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path)
+    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path, tmp_path / "steps")
     slow = lab.evaluate(Candidate((Step(compressor="ptq"),), "int8"))
     assert (slow.verdict, applied) == (GIVEN_UP, [])
     assert "no faster than float32" in slow.why

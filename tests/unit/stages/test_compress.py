@@ -40,9 +40,10 @@ class Shifting:
 
     def __init__(self) -> None:
         self.calls: list[float] = []
+        self.killed_at: float | None = None
 
     def apply(self, model: nn.Module, options: Shift, context: Context) -> nn.Module:
-        if np.isnan(options.by):
+        if options.by == self.killed_at:
             raise KeyboardInterrupt
         self.calls.append(options.by)
         context.log.append(f"moved by {options.by}")
@@ -111,17 +112,6 @@ def test_the_last_chain_is_kept_where_none_passes(shifting: Shifting, inputs: An
     assert variants.load(work / "v").log[-1] == "[shift] is kept: no chain passed the gate and it is the last."
 
 
-def test_chains_that_begin_alike_share_the_folders_of_their_common_steps() -> None:
-    a, b, c = (Step(compressor="shift", options={"by": by}) for by in (1, 2, 3))
-    variant = Variant(first_passing=((a, b), (a, c), (b, c)))
-    found = [[p.as_posix() for p in compress._works(Path("x"), variant, k)] for k in range(3)]
-    assert found == [
-        ["x/0/0-shift", "x/0/1-shift"],
-        ["x/0/0-shift", "x/1/1-shift"],
-        ["x/2/0-shift", "x/2/1-shift"],
-    ]
-
-
 def test_what_is_written_is_what_was_judged(shifting: Shifting, inputs: Any, work: Path) -> None:
     compress.run(_section([0.25, 0.5]), inputs, work, 0)
     assert [v.name for v in variants.load_all(work)] == ["float", "v"]
@@ -133,17 +123,37 @@ def test_what_is_written_is_what_was_judged(shifting: Shifting, inputs: Any, wor
 def test_a_killed_stage_repeats_no_chain_and_no_variant_that_it_had_finished(
     shifting: Shifting, inputs: Any, work: Path
 ) -> None:
-    section = _section(50.0, float("nan"))
+    section = _section(50.0, 0.0)
+    shifting.killed_at = 0.0
     with pytest.raises(KeyboardInterrupt):
         compress.run(section, inputs, work, 0)
     assert shifting.calls == [50.0]
     assert not (work / "v").exists()
-    section = _section(50.0, 0.0)
+    shifting.killed_at = None
     interrupted = compress.run(section, inputs, work, 0)
     assert shifting.calls == [50.0, 0.0]
     again = compress.run(section, inputs, work, 0)
     assert shifting.calls == [50.0, 0.0]
     assert again == interrupted
+
+
+def test_a_variant_that_is_added_or_changed_costs_the_others_nothing(
+    shifting: Shifting, inputs: Any, work: Path
+) -> None:
+    one = _section(0.0)
+    compress.run(one, inputs, work, 0)
+    work.rename(work.with_name("3-compress"))  # as a finished stage is
+    work.mkdir()
+    other = _section(0.25).variants["v"]
+    two = one.model_copy(update={"variants": {**one.variants, "w": other}})
+    compress.run(two, inputs, work, 0)
+    assert shifting.calls == [0.0, 0.25]
+    assert [v.name for v in variants.load_all(work)] == ["float", "v", "w"]
+    changed = one.model_copy(update={"variants": {"v": _section(0.5).variants["v"], "w": other}})
+    compress.run(changed, inputs, work, 0)
+    assert shifting.calls == [0.0, 0.25, 0.5]
+    compress.run(one, inputs, work, 0)
+    assert [v.name for v in variants.load_all(work)] == ["float", "v"], "a variant that is gone is gone"
 
 
 def test_a_chain_that_cannot_be_followed_is_refused_before_any_work(inputs: Any) -> None:
@@ -206,7 +216,7 @@ def test_a_chain_that_passes_is_kept_whatever_comes_after_it(
     chains = ((Step(compressor="ptq"),), (Step(compressor="qat"),))
     variant = Variant(first_passing=chains, rollback={"flips": 0.005})
 
-    def attempt(bench: Any, name: str, chain: Any, place: Path, works: Any, section: Any) -> CompressedVariant:
+    def attempt(bench: Any, name: str, chain: Any, place: Path, section: Any) -> CompressedVariant:
         verdict, flips = outcomes[chains.index(chain), int(section is not None)]
         (place / "done").mkdir(parents=True)
         (place / "done" / "model.onnx").write_text(f"{chain[0].compressor} {flips}")
@@ -217,7 +227,7 @@ def test_a_chain_that_passes_is_kept_whatever_comes_after_it(
 
     monkeypatch.setattr(compress, "_attempt", attempt)
     bench: Any = SimpleNamespace(work=tmp_path)
-    found = compress._variant(bench, "v", variant)
+    found = compress._variant(bench, "v", "key", variant)
     assert (["ptq", "qat"].index(found.chain[0]["compressor"]), found.gate["flips"]["rate"]) == kept
     assert found.log[-1].endswith(words)
     assert (tmp_path / "v" / "model.onnx").read_text().endswith(str(kept[1]))
