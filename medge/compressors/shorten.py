@@ -109,7 +109,10 @@ def _chosen(model: Classifier, options: Options, context: Context) -> list[str]:
         context.log.extend(saved["log"])
         return list(saved["blocks"])
     names = _removable(model, options, context)
-    found, log = _greedy(model, names, options.blocks, context)
+    if options.blocks == len(names):  # nothing to choose
+        found, log = names, [f"shorten: all {len(names)} blocks that can go do: {', '.join(names)}."]
+    else:
+        found, log = _greedy(model, names, options.blocks, context)
     write_json(path, {"options": repr(options), "blocks": found, "log": log})
     context.log.extend(log)
     return found

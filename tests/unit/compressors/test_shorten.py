@@ -101,6 +101,16 @@ def test_an_interrupted_run_takes_the_blocks_that_it_had_chosen_and_goes_on_trai
         assert torch.equal(value, continued.state_dict()[name])
 
 
+def test_where_all_go_none_is_asked_first(
+    data: dataset.DataSet, lite: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shorten, "_greedy", None)
+    context = context_of(data, lite, tmp_path)
+    shorter = shorten.apply(lite, shorten.Options(blocks=9, epochs=0), context)
+    assert _gone(shorter) == [f"backbone.blocks.{k}" for k in LITE_RESIDUALS]
+    assert context.log[0].startswith("shorten: all 9 blocks that can go do: backbone.blocks.1.1, backbone.blocks.2.1,")
+
+
 def test_pruning_and_quantising_follow_it(data: dataset.DataSet, lite: Classifier, tmp_path: Path) -> None:
     assert chains.problem(["resolution", "shorten", "prune", "ptq"]) is None
     assert "shorten cannot change a model that ptq has quantised" in str(chains.problem(["ptq", "shorten"]))
