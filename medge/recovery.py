@@ -1,8 +1,8 @@
 """Training towards the float model: what quantisation, pruning and distillation have in common.
 
-The student imitates the float model's logits and pooled features on augmented training images, and the epoch whose
-logits on validation images are nearest to the float model's is kept, the start included. AUC is not what is watched: it
-hides decisions that flip. Dropout and drop-path are off, so student and teacher compute the same function. A checkpoint
+The student imitates the float model's logits and pooled features on training images, and the epoch whose logits on
+validation images are nearest to the float model's is kept, the start included. AUC is not what is watched: it hides
+decisions that flip. Dropout and drop-path are off, so student and teacher compute the same function. A checkpoint
 after every epoch lets a killed training go on, and end with the weights of one that was not killed. Zeros that sparsify
 put among the weights (`Classifier.sparse`) are put back after every step.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medge import console, imitation
-from medge.compressors._options import check_number
+from medge.compressors._options import check_flag, check_number
 from medge.recovery_run import Run
 from medge.sections import Augment
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Learned", "Training", "recover"]
 
+_AS_THEY_ARE = Augment(rotation_degrees=0, flip_probability=0, zoom=(1, 1))
+
 
 @dataclass(frozen=True)
 class Training:
@@ -41,8 +43,9 @@ class Training:
     features' squared error, relative to their mean square. mixup: share of the images that are blended with
     another of their batch, for both models alike, so that a long training on few images does not learn them by
     heart (Zhang et al. 2018; Beyer et al. 2022, A good teacher is patient and consistent); only without labels.
-    images_per_epoch: at most so many training images, others in each epoch; all of them if None. Raises
-    ValueError for what makes no sense.
+    images_per_epoch: at most so many training images, others in each epoch; all of them if None. augment: turn, zoom
+    and mirror them. Without it the student is trained on the images as they will be given: in a few last epochs that
+    brings it nearer, and for longer it learns them by heart. Raises ValueError for what makes no sense.
     """
 
     epochs: int = 2
@@ -53,6 +56,7 @@ class Training:
     features: float = 1.0
     mixup: float = 0.0
     images_per_epoch: int | None = None
+    augment: bool = True
 
     def __post_init__(self) -> None:
         check_number("epochs", self.epochs, kind=int, low=0)
@@ -66,6 +70,7 @@ class Training:
             raise ValueError("mixup is for distillation 1 alone: a blend of two images has no label")
         if self.images_per_epoch is not None:
             check_number("images_per_epoch", self.images_per_epoch, kind=int, low=1)
+        check_flag("augment", self.augment)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def _batches(rows: Any, job: Job, context: Context, epoch: int) -> Iterator[tupl
     yield from augmented_batches(
         context.data,
         rows,
-        Augment(),
+        Augment() if job.training.augment else _AS_THEY_ARE,
         batch_size=job.training.batch_size,
         seed=context.seed,
         epoch=job.first_epoch + epoch,

@@ -131,6 +131,7 @@ def test_nonsense_options_are_refused(options: dict[str, Any], words: str) -> No
         {"temperature": 0},
         {"distillation": 1.1},
         {"images_per_epoch": 0},
+        {"augment": 0},
         {"ranges": "fixed"},
     ],
 )

@@ -69,6 +69,21 @@ def test_a_training_that_is_not_finished_keeps_its_optimizer(
     assert torch.equal(_weights(again), _weights(_trained(small, data, tmp_path / "whole")))
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_without_augmentation_the_images_are_as_they_will_be_given(
+    augment: bool, small: Classifier, data: dataset.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medge import imitation
+
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(imitation, "blended", lambda images, share, chance: seen.append(images) or images)
+    _trained(small, data, tmp_path, augment=augment, epochs=1)
+    train = {image.tobytes() for image in data.read(data.indices("train"))}
+    same = [image.numpy().tobytes() in train for image in torch.cat(seen)]
+    assert len(same) == CHEAP["images_per_epoch"]
+    assert all(same) if not augment else not any(same)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("compressor", "options"),
