@@ -45,12 +45,11 @@ def run(
             for name in stages:
                 inputs = {parent: done.get(parent) or workspace.required(folder, parent) for parent in PARENTS[name]}
                 _refuse_unfit(inputs)
-                if name == "finetune" and "compress" in stages and workspace.completed(folder, name) is None:
+                section, module = recipe.section(name), import_module(f"medge.stages.{name}")
+                wanted = (folder, name, section, inputs, module)
+                if name == "finetune" and "compress" in stages and not workspace.is_current(*wanted, seed=recipe.seed):
                     import_module("medge.stages.compress").check(recipe, inputs)  # before hours are spent on training
-                section = recipe.section(name)
-                done[name] = workspace.step(
-                    folder, name, section, inputs, import_module(f"medge.stages.{name}"), seed=recipe.seed
-                )
+                done[name] = workspace.step(*wanted, seed=recipe.seed)
                 if not _goes_on(done[name]):
                     break
         published(done)

@@ -1,8 +1,8 @@
 """Latency while compressing: models become engines of one backend here and are measured in interleaved blocks.
 
 Shorter than the stage `profile`, and with the same worker processes: good enough to tell which of two is faster, and
-the interval says where it is not. Latency depends on layers, widths and pixels, not on weights: a model may be measured
-before it is trained.
+the interval says where it is not. Latency depends on layers, widths and pixels, hardly on weights: a model may be
+measured before it is trained.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class Training:
     another of their batch, for both models alike, so that a long training on few images does not learn them by
     heart (Zhang et al. 2018; Beyer et al. 2022, A good teacher is patient and consistent); only without labels.
     images_per_epoch: at most so many training images, others in each epoch; all of them if None. augment: turn, zoom
-    and mirror them. Without it the student is trained on the images as they will be given: in a few last epochs that
-    brings it nearer, and for longer it learns them by heart. Raises ValueError for what makes no sense.
+    and mirror them; false trains on the images as they will be given, for a few last epochs (docs/decisions, 16).
+    Raises ValueError for what makes no sense.
     """
 
     epochs: int = 2

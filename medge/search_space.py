@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from medge import plugins
 from medge.backends import QUANTISED
+from medge.compressors.shorten import removable
 from medge.quantised import squeezes
 from medge.records import sha256_of_json
 from medge.sections import SearchSection, Step
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from medge.model import Classifier
 
 __all__ = ["FIRST", "Candidate", "candidate_of", "first_layers", "space", "untrained"]
 
@@ -61,16 +64,18 @@ class Candidate:
         return f"{', '.join(parts) or 'float'} ({self.precision}{kept})"
 
 
-def space(section: SearchSection, precisions: Sequence[str], model: nn.Module) -> dict[str, tuple[Any, ...]]:
+def space(section: SearchSection, precisions: Sequence[str], model: Classifier) -> dict[str, tuple[Any, ...]]:
     """The values of each coordinate, the plainest first, as far as they make a difference to this model. Those that
     another coordinate makes meaningless are ignored."""
     import torch
 
+    image = torch.zeros(1, model.spec.size, model.spec.size, 3, dtype=torch.uint8)
+    blocks = len(removable(model, image))
     has_silu = any(isinstance(layer, torch.nn.SiLU) for layer in model.modules())
     return {
         "scale": (1.0, *section.scales),
         "scale_epochs": section.epochs,
-        "shorten": (0, *section.blocks),
+        "shorten": (0, *(count for count in section.blocks if count <= blocks)),
         "shorten_epochs": section.epochs,
         "prune": (0.0, *section.ratios),
         "prune_epochs": section.epochs,

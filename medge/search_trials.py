@@ -111,8 +111,7 @@ class Lab:
         latency = self._latency(candidate)
         found = replace(self._outcome(candidate), latency=latency)
         if latency.upper >= 1:
-            why = f"no faster than float32 for certain: {latency.ratio:.2f}x, at most {latency.upper:.2f}x"
-            return replace(found, why=why, overshoot=10 * latency.ratio)
+            return replace(found, **_no_faster(latency))
         model: nn.Module = self.teacher
         for k, (step, work) in enumerate(zip(candidate.chain, works(self.steps, candidate.chain), strict=True)):
             model = self._apply(model, step, work, self.calibration)
@@ -132,6 +131,8 @@ class Lab:
         figures = trial.summary(judged)
         latency = self._ratio(bench, built)
         shutil.rmtree(built[1], ignore_errors=True)
+        if latency.upper >= 1:
+            return replace(found, latency=latency, **_no_faster(latency))
         return replace(
             found,
             verdict=judged.verdict,
@@ -209,6 +210,11 @@ class Lab:
         reference = self._reference()
         quick = self.gate.model_copy(update={"bootstrap": 200})
         return float(trial.judge(reference, table, reference, table, section=quick, seed=self.seed).flips["rate"])
+
+
+def _no_faster(latency: Ratio) -> dict[str, Any]:
+    why = f"no faster than float32 for certain: {latency.ratio:.2f}x, at most {latency.upper:.2f}x"
+    return {"why": why, "overshoot": 10 * latency.ratio}
 
 
 def overshoot(figures: dict[str, Any]) -> float:

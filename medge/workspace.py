@@ -31,6 +31,7 @@ from medge.records import (
     sha256_of_json,
     verify_files,
     write_json,
+    write_text,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "completed",
     "existing_run",
     "finished_folder",
+    "is_current",
     "locked",
     "newest_run",
     "required",
@@ -123,9 +125,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def step(run: Path, name: str, section: BaseModel, inputs: Inputs, module: StageModule, *, seed: int) -> Stage:
     """Runs a stage, or skips it where its record shows that nothing it was made from has changed."""
-    outside = getattr(module, "fingerprint", lambda _: "")(section)
-    parents = {parent: stage.sha256 for parent, stage in inputs.items()}
-    key = sha256_of_json([name, medge.__version__, section.model_dump(mode="json"), seed, parents, outside])
+    key = _key(name, section, inputs, module, seed)
     done = completed(run, name)
     if done is not None and done.key == key and _is_whole(done):
         console.say(f"[dim]{name}: unchanged, skipped[/dim]")
@@ -144,6 +144,20 @@ def step(run: Path, name: str, section: BaseModel, inputs: Inputs, module: Stage
             f"Stage {name} could not write: {error.strerror} ({error.filename or partial}).",
             fix="Free some space or permissions and repeat the command; it continues where it stopped.",
         ) from error
+
+
+def is_current(run: Path, name: str, section: BaseModel, inputs: Inputs, module: StageModule, *, seed: int) -> bool:
+    """Whether a stage has been finished with just this, so that `step` would skip it where its files are whole."""
+    done = completed(run, name)
+    return done is not None and done.key == _key(name, section, inputs, module, seed)
+
+
+def _key(name: str, section: BaseModel, inputs: Inputs, module: StageModule, seed: int) -> str:
+    """The hash of everything that a stage is made from."""
+    outside = getattr(module, "fingerprint", lambda _: "")(section)
+    parents = {parent: stage.sha256 for parent, stage in inputs.items()}
+    key: str = sha256_of_json([name, medge.__version__, section.model_dump(mode="json"), seed, parents, outside])
+    return key
 
 
 def finished_folder(run: Path, name: str) -> Path:
@@ -209,7 +223,8 @@ def _partial_folder(run: Path, name: str, key: str, *, keeps_parts: bool) -> Pat
         console.warn(f"What an interrupted {name} had done is dropped: it was of other settings or of another input.")
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
-    mark.write_text(key, encoding="utf-8")
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
+        write_text(mark, key)
     return folder
 
 

@@ -133,6 +133,9 @@ class CompressSection(Section):
     def _float_is_kept(self) -> CompressSection:
         if "search" in self.variants and self.search is not None:
             raise ValueError("'search' is what the search finds: name this variant otherwise")
+        taken = {"scratch", "record.json", "search.json", "search.png", "searched.yaml"} & set(self.variants)
+        if taken:
+            raise ValueError(f"'{min(taken)}' is a file of the stage: name this variant otherwise")
         if "float" in self.variants:
             raise ValueError("'float' is the uncompressed model and always there: name this variant otherwise")
         return self

@@ -5,7 +5,7 @@
 
 A variant whose folder is there is finished; a chain that has been tried keeps its result in scratch/ until the stage
 ends. So a killed stage goes on at the chain, and within a training at the epoch, where it stopped. A variant that the
-recipe changes or adds costs the others nothing (medge.variant_reuse).
+recipe changes or adds costs the others nothing (medge.variant_reuse), but for `search`, which is sought again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medge.compressors import Context
 from medge.data import dataset
 from medge.mending import mended
 from medge.recipe import Recipe
-from medge.records import sha256_of_file
+from medge.records import sha256_of_file, sha256_of_json
 from medge.sections import CompressSection, Rollback, SearchSection, Step, ValidateSection, Variant
 from medge.variants import CompressedVariant, load, save
 from medge.workspace import Inputs, finished_folder
@@ -30,9 +30,10 @@ from medge.workspace import Inputs, finished_folder
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["KEEPS_PARTS", "check", "look_ahead", "run"]
+__all__ = ["KEEPS_PARTS", "check", "fingerprint", "look_ahead", "run"]
 
 KEEPS_PARTS = True
+fingerprint = variant_reuse.fingerprint
 
 
 def check(recipe: Recipe, inputs: Inputs) -> None:
@@ -40,15 +41,14 @@ def check(recipe: Recipe, inputs: Inputs) -> None:
     from medge import model as models
 
     data, section = dataset.load(inputs["data"].folder), recipe.finetune
-    few = data.indices("train")[:1]
-    if len(few) == 0:
-        return  # finetune says so
+    chains.check(recipe.compress.variants)
+    listed = calibration.read_or_draw(data, images=recipe.compress.calibration.images, seed=recipe.seed)
     spec = models.specify(
         section.model, classes=len(data.labels), head=section.head, dropout=section.dropout, size=data.preprocess.width
     )
     untrained = models.create(spec).eval().requires_grad_(False)
-    chains.check(recipe.compress.variants)
-    chains.look_ahead(recipe.compress.variants, Context(data, few, untrained, recipe.seed, inputs["data"].folder))
+    context = Context(data, listed.indices, untrained, recipe.seed, inputs["data"].folder)
+    chains.look_ahead(recipe.compress.variants, context)
 
 
 def look_ahead(section: CompressSection, inputs: Inputs, seed: int) -> None:
@@ -124,7 +124,8 @@ def _search(
     if result.chosen is not None and result.chosen.chain:
         chain = tuple(Step.model_validate(step) for step in result.chosen.chain)
         variant = Variant(first_passing=(chain,))
-        found.append(_variant(bench, "search", made_of["search"], variant, log=[result.sentence]))
+        found_of = sha256_of_json([made_of[variant_reuse.TRIALS], variant.model_dump(mode="json"), result.sentence])
+        found.append(_variant(bench, variant_reuse.SEARCH, found_of, variant, log=[result.sentence]))
     verdict = {"verdict": "fail"} if result.chosen is None else {}
     return {**verdict, "search": search_report.summary(result)}
 

@@ -78,6 +78,9 @@ def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
     lite = create(specify("tf_efficientnet_lite0", classes=2, head="plain", dropout=0.0, size=32))
     found = space(SECTION, ("float32",), lite)
     assert (found["activation"], found["se_in_float"]) == (("as it is",), (False,))
+    assert found["shorten"] == (0, 1, 3, 5)
+    plain = create(specify("vgg11_bn", classes=2, head="plain", dropout=0.0, size=32))
+    assert space(SECTION, ("float32",), plain)["shorten"] == (0,), "no block of VGG can go"
     assert (SPACE["activation"], SPACE["se_in_float"]) == (("as it is", "hardswish", "relu6"), (False, True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -113,6 +114,31 @@ def test_what_an_interrupted_stage_left_survives_a_refusal_and_its_end_is_said(
     workspace.step(tmp_path, "profile", ProfileSection(blocks=12), {}, stage, seed=1)
     assert not half.exists()
     assert "What an interrupted profile had done is dropped" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_stage_that_keeps_parts_finds_what_an_interrupted_one_of_other_settings_left(tmp_path: Path) -> None:
+    def run(section: Any, inputs: Any, work: Path, seed: int) -> dict[str, Any]:
+        if not (work / "part.txt").exists():
+            (work / "part.txt").write_text("part")
+            raise KeyboardInterrupt
+        return {"found": (work / "part.txt").read_text()}
+
+    stage: Any = SimpleNamespace(run=run, KEEPS_PARTS=True)
+    with pytest.raises(KeyboardInterrupt):
+        workspace.step(tmp_path, "profile", ProfileSection(), {}, stage, seed=1)
+    done = workspace.step(tmp_path, "profile", ProfileSection(blocks=11), {}, stage, seed=1)
+    assert done.values == {"found": "part"}
+    assert importlib.import_module("medge.stages.compress").KEEPS_PARTS is True
+
+
+def test_a_stage_is_current_until_what_it_is_made_from_changes(tmp_path: Path) -> None:
+    stage = counting_stage([])
+    asked = (tmp_path, "profile", ProfileSection(), {}, stage)
+    assert not workspace.is_current(*asked, seed=1)
+    workspace.step(*asked, seed=1)
+    assert workspace.is_current(*asked, seed=1)
+    assert not workspace.is_current(*asked, seed=2)
+    assert not workspace.is_current(tmp_path, "profile", ProfileSection(blocks=11), {}, stage, seed=1)
 
 
 def test_a_full_disk_is_a_clear_error_and_nothing_is_taken_for_whole(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from medge import plugins, predictions, variants
 from medge.compressors import Context
 from medge.errors import IntegrityError, MedgeError, RecipeError, ToolError
 from medge.recipe import parse
-from medge.records import sha256_of_file
+from medge.records import file_record, sha256_of_file, write_json
 from medge.sections import CompressSection, Step, Variant
 from medge.stages import compress
 from medge.variants import CompressedVariant
@@ -40,12 +41,14 @@ class Shifting:
 
     def __init__(self) -> None:
         self.calls: list[float] = []
+        self.works: list[Path] = []
         self.killed_at: float | None = None
 
     def apply(self, model: nn.Module, options: Shift, context: Context) -> nn.Module:
         if options.by == self.killed_at:
             raise KeyboardInterrupt
         self.calls.append(options.by)
+        self.works.append(context.work)
         context.log.append(f"moved by {options.by}")
         moved = copy.deepcopy(model)
         with torch.no_grad():
@@ -137,13 +140,31 @@ def test_a_killed_stage_repeats_no_chain_and_no_variant_that_it_had_finished(
     assert again == interrupted
 
 
+def _finish(work: Path) -> None:
+    """What workspace does with a stage that ended."""
+    shutil.rmtree(work / "scratch")
+    files = sorted(p for p in work.rglob("*") if p.is_file())
+    write_json(work / "record.json", {"outputs": [file_record(work, p) for p in files]})
+    work.rename(work.with_name("3-compress"))
+    work.mkdir()
+
+
+def test_what_chains_begin_with_is_trained_in_one_place(shifting: Shifting, inputs: Any, work: Path) -> None:
+    one = _section([0.25, 0.5])
+    two = one.model_copy(update={"variants": {**one.variants, "w": _section([0.25, 0.75]).variants["v"]}})
+    compress.run(two, inputs, work, 0)
+    assert shifting.calls == [0.25, 0.5, 0.25, 0.75]
+    first, last, again, other = shifting.works
+    assert first == again
+    assert len({first, last, other}) == 3
+
+
 def test_a_variant_that_is_added_or_changed_costs_the_others_nothing(
     shifting: Shifting, inputs: Any, work: Path
 ) -> None:
     one = _section(0.0)
     compress.run(one, inputs, work, 0)
-    work.rename(work.with_name("3-compress"))  # as a finished stage is
-    work.mkdir()
+    _finish(work)
     other = _section(0.25).variants["v"]
     two = one.model_copy(update={"variants": {**one.variants, "w": other}})
     compress.run(two, inputs, work, 0)
