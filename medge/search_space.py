@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def space(section: SearchSection, precisions: Sequence[str], model: Classifier) 
     import torch
 
     image = torch.zeros(1, model.spec.size, model.spec.size, 3, dtype=torch.uint8)
-    blocks = len(removable(model, image))
+    blocks = len(removable(copy.deepcopy(model).eval(), image))
     has_silu = any(isinstance(layer, torch.nn.SiLU) for layer in model.modules())
     return {
         "scale": (1.0, *section.scales),
