@@ -24,7 +24,7 @@ __all__ = ["FIRST", "Candidate", "candidate_of", "first_layers", "space", "untra
 
 Point = Mapping[str, Any]
 
-# Where every search begins: the cheapest first, each near what is best on some model.
+# Where every search begins: the cheapest first, each of another kind.
 FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq"},
     {"quantiser": "none", "precision": "bfloat16"},
