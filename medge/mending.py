@@ -18,7 +18,7 @@ from medge.records import sha256_of_file, sha256_of_json
 from medge.rollback_trials import Asked
 from medge.sections import Rollback, Step
 
-__all__ = ["mended"]
+__all__ = ["leaving_in_float", "mended"]
 
 
 def mended(
@@ -40,7 +40,7 @@ def mended(
     if not found.layers:
         return made
     tried = [made]
-    changed = _leaving_in_float(chain, found.layers)
+    changed = leaving_in_float(chain, found.layers)
     if changed is not None:
         model = apply(bench, changed, [*works[:-1], place / "last"], [])
         tried.append(replace(judged(bench, name, changed, model), in_float=found.layers))
@@ -57,13 +57,13 @@ def mended(
     return kept
 
 
-def _leaving_in_float(chain: Sequence[Step], layers: Sequence[str]) -> list[Step] | None:
+def leaving_in_float(chain: Sequence[Step], layers: Sequence[str]) -> list[Step] | None:
     """The chain with these layers in float from its last step on; None where that step has no option for it."""
     last = chain[-1]
     option = getattr(plugins.load("compressors", last.compressor), "LEAVES_IN_FLOAT", None)
     if option is None:
         return None
-    ignored = [*last.options.get(option, ()), *layers]
+    ignored = list(dict.fromkeys([*last.options.get(option, ()), *layers]))
     return [*chain[:-1], Step(compressor=last.compressor, options={**last.options, option: ignored})]
 
 

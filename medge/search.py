@@ -37,8 +37,9 @@ class Found:
     sentence: str
 
 
-def run(lab: Lab, database: Path) -> Found:
-    """Searches until the budget is spent. Raises MissingError without Optuna or without the backend."""
+def run(lab: Lab, database: Path, known: Sequence[Candidate] = ()) -> Found:
+    """Judges and measures the `known` candidates, the recipe's own, then searches until the budget is spent: what is
+    chosen is the best of both. Raises MissingError without Optuna or without the backend."""
     backend: Any = plugins.load("backends", lab.section.backend)
     lack = backend.missing("float32")
     if lack is not None:
@@ -46,6 +47,10 @@ def run(lab: Lab, database: Path) -> Found:
     usable = [p for p in ("float32", "bfloat16", "float16") if p in backend.PRECISIONS and backend.missing(p) is None]
     layers = first_layers(lab.teacher)
     coordinates = space(lab.section, usable, lab.teacher)
+    _optuna()  # missed before anything is measured
+    own = {candidate.key: lab.evaluate(candidate) for candidate in known}
+    for number, outcome in enumerate(own.values(), start=1):
+        say(outcome, f"the recipe's own, {number} of {len(own)}")
     outcomes = explore(
         coordinates,
         lambda point: candidate_of(point, lab.section, layers),
@@ -54,7 +59,7 @@ def run(lab: Lab, database: Path) -> Found:
         database=database,
         seed=lab.seed,
     )
-    return choose(outcomes)
+    return choose([*own.values(), *(o for o in outcomes if o.key not in own)])
 
 
 def explore(
@@ -96,7 +101,7 @@ def explore(
             study.tell(proposed, state=optuna.trial.TrialState.PRUNED)
         if wanted.key not in done:
             done[wanted.key] = outcome
-            say(outcome, len(done), spent / 60)
+            say(outcome, f"trial {len(done)}, minute {spent / 60:.1f}")
     return list(done.values())
 
 

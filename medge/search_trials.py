@@ -244,11 +244,11 @@ def _lower(item: dict[str, Any]) -> float:
     return float(next(bound for bound in bounds if bound is not None))
 
 
-def say(outcome: Outcome, number: int, minutes: float) -> None:
+def say(outcome: Outcome, which: str) -> None:
     """One line of progress."""
     parts = [f"{outcome.latency.ratio:.2f}x" if outcome.latency else "not measured"]
     parts += [f"AUC bound {outcome.auc_lower:+.4f}"] if outcome.judged and outcome.auc_lower is not None else []
     parts += [f"{outcome.flips:.2%} flipped"] if outcome.flips is not None else []
     ending = f" ({outcome.why})" if outcome.why else ""
-    text = f"trial {number}, minute {minutes:.1f}: {outcome.words}: {outcome.verdict}; {', '.join(parts)}{ending}"
+    text = f"{which}: {outcome.words}: {outcome.verdict}; {', '.join(parts)}{ending}"
     console.say(text.replace("[", r"\["))

@@ -87,6 +87,7 @@ class Calibration(Section):
 
 class SearchSection(Section):
     """Chains tried by measurement, on `backend`, until the budget is spent; the best becomes the variant `search`.
+    The recipe's own int8 variants are tried first, beside the budget.
 
     ratios, scales, blocks, epochs: what may be tried for prune, resolution, shorten, and for the trainings.
     images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medge import calibration, chains, console, heap, predictions, variant_reuse
+from medge.backends import QUANTISED
 from medge.chain_trial import Bench, apply, judged, names, sentence
 from medge.compressors import Context
 from medge.data import dataset
-from medge.mending import mended
+from medge.mending import leaving_in_float, mended
 from medge.recipe import Recipe
 from medge.records import sha256_of_file, sha256_of_json
 from medge.sections import CompressSection, Rollback, SearchSection, Step, ValidateSection, Variant
@@ -29,6 +30,8 @@ from medge.workspace import Inputs, finished_folder
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from medge.search_space import Candidate
 
 __all__ = ["KEEPS_PARTS", "check", "fingerprint", "look_ahead", "run"]
 
@@ -119,7 +122,7 @@ def _search(
     work = variant_reuse.scratch(bench.work, variant_reuse.TRIALS, made_of[variant_reuse.TRIALS])
     steps = bench.work / "scratch" / variant_reuse.STEPS
     lab = Lab(bench.data, bench.listed.indices, bench.teacher, bench.gate, section, bench.seed, work, steps)
-    result = search.run(lab, work / "trials.db")
+    result = search.run(lab, work / "trials.db", [_candidate(variant) for variant in found if variant.quantised])
     search_report.write(result, bench.work, section, bench.gate)
     if result.chosen is not None and result.chosen.chain:
         chain = tuple(Step.model_validate(step) for step in result.chosen.chain)
@@ -128,6 +131,15 @@ def _search(
         found.append(_variant(bench, variant_reuse.SEARCH, found_of, variant, log=[result.sentence]))
     verdict = {"verdict": "fail"} if result.chosen is None else {}
     return {**verdict, "search": search_report.summary(result)}
+
+
+def _candidate(variant: CompressedVariant) -> Candidate:
+    """A quantised variant as the search tries it: the layers that a rollback took back to float are in its chain."""
+    from medge.search_space import Candidate
+
+    chain = [Step.model_validate(step) for step in variant.chain]
+    changed = leaving_in_float(chain, variant.in_float) if variant.in_float else None
+    return Candidate(tuple(changed or chain), QUANTISED)
 
 
 def _variant(bench: Bench, name: str, made_of: str, variant: Variant, *, log: Sequence[str] = ()) -> CompressedVariant:

@@ -70,7 +70,7 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
         margins = {n: -0.99 for n in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
         value = {
             "calibration": {"images": 8},
-            "variants": {},
+            "variants": {"own": {"first_passing": [[{"ptq": {"preset": "mixed"}}]], "rollback": None}},
             "gate": {"margins": {**margins, "flips": flips}, "bootstrap": 200},
             "search": {"trials": 2, "epochs": [1], "rounds": 10, "seconds": 0.1, "give_up_flips": 1.0},
         }
@@ -86,11 +86,13 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
 
     monkeypatch.setattr(Lab, "_ratio", made_up)
     found = run(1.0, "loose")
-    assert len([Outcome.of(t) for t in read_json(tmp_path / "loose/search.json")["trials"]]) == 2
+    tried = [Outcome.of(t) for t in read_json(tmp_path / "loose/search.json")["trials"]]
+    assert len(tried) == 3
+    assert tried[0].chain == variants.load(tmp_path / "loose/own").chain, "the recipe's own is a candidate too"
     assert found["search"]["best"]["chain"]
     assert variants.load(tmp_path / "loose/search").verdict == found["variants"]["search"]["verdict"]
     monkeypatch.setattr(Lab, "evaluate", lambda self, c: outcome(c.key, "fail", -0.5, 0.5, overshoot=1.0))
     none = run(0.0, "strict")
     assert none["verdict"] == "fail"
     assert "nearest miss" in none["search"]["sentence"]
-    assert set(none["variants"]) == {"float"}
+    assert set(none["variants"]) == {"float", "own"}
