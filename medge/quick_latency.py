@@ -67,10 +67,23 @@ class QuickBench:
         """
         from medge.onnx_export import is_quantised, onnx_from_torch
 
+        wanted = self.data.preprocess
+
+        def write(source: Path) -> None:
+            onnx_from_torch(model, source, size=(wanted.height, wanted.width))
+
+        return self._build(name, write, precision=precision, quantised=is_quantised(model))
+
+    def build_onnx(self, name: str, path: Path, *, precision: str) -> Built:
+        """The same of an ONNX file that compress wrote; int8 where that is the precision."""
+        return self._build(
+            name, lambda source: shutil.copyfile(path, source), precision=precision, quantised=precision == QUANTISED
+        )
+
+    def _build(self, name: str, write: Callable[[Path], object], *, precision: str, quantised: bool) -> Built:
         folder = self.work / name
         if (folder / engines.RECORD).is_file():
             return engines.load(folder), folder
-        quantised = is_quantised(model)
         precision = QUANTISED if quantised else precision
         backend: Any = plugins.load("backends", self.backend)
         lack = backend.missing(precision)
@@ -79,8 +92,7 @@ class QuickBench:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         source, graph = folder / "source.onnx", folder / "graph.onnx"
-        wanted = self.data.preprocess
-        onnx_from_torch(model, source, size=(wanted.height, wanted.width))
+        write(source)
         ranges = quantised and backend.QUANT.quantize_conv_outputs
         images = self.data.read(self.calibration[:_RANGE_IMAGES]) if ranges else None
         onnx_lowering.lower(source, graph, backend.QUANT, calibration_images=images)

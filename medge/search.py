@@ -37,9 +37,9 @@ class Found:
     sentence: str
 
 
-def run(lab: Lab, database: Path, known: Sequence[Candidate] = ()) -> Found:
-    """Judges and measures the `known` candidates, the recipe's own, then searches until the budget is spent: what is
-    chosen is the best of both. Raises MissingError without Optuna or without the backend."""
+def run(lab: Lab, database: Path, known: Sequence[tuple[Candidate, Path]] = ()) -> Found:
+    """Judges and measures the `known` candidates, the recipe's own with their ONNX files, then searches until the
+    budget is spent: what is chosen is the best of both. Raises MissingError without Optuna or without the backend."""
     backend: Any = plugins.load("backends", lab.section.backend)
     lack = backend.missing("float32")
     if lack is not None:
@@ -48,9 +48,10 @@ def run(lab: Lab, database: Path, known: Sequence[Candidate] = ()) -> Found:
     layers = first_layers(lab.teacher)
     coordinates = space(lab.section, usable, lab.teacher)
     _optuna()  # missed before anything is measured
-    own = {candidate.key: lab.evaluate(candidate) for candidate in known}
-    for number, outcome in enumerate(own.values(), start=1):
-        say(outcome, f"the recipe's own, {number} of {len(own)}")
+    own = {}
+    for number, (candidate, onnx) in enumerate(known, start=1):
+        own[candidate.key] = lab.known(candidate, onnx)
+        say(own[candidate.key], f"the recipe's own, {number} of {len(known)}")
     outcomes = explore(
         coordinates,
         lambda point: candidate_of(point, lab.section, layers),

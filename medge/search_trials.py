@@ -101,6 +101,12 @@ class Lab:
         write_json(path, found)
         return found
 
+    def known(self, candidate: Candidate, onnx: Path) -> Outcome:
+        """The outcome of a chain that has been followed already, of the ONNX file it led to: nothing is trained."""
+        bench = self._bench()
+        built = bench.build_onnx(f"known-{candidate.key}", onnx, precision=candidate.precision)
+        return self._of_built(built, bench, self._outcome(candidate))
+
     def _outcome(self, candidate: Candidate) -> Outcome:
         chain = [step.model_dump(mode="json") for step in candidate.chain]
         return Outcome(candidate.key, candidate.words, chain, candidate.precision, GIVEN_UP, overshoot=float(10**6))
@@ -124,7 +130,9 @@ class Lab:
 
     def _judged(self, candidate: Candidate, model: nn.Module, found: Outcome) -> Outcome:
         bench = self._bench()
-        built = bench.build(candidate.key, model, precision=candidate.precision)
+        return self._of_built(bench.build(candidate.key, model, precision=candidate.precision), bench, found)
+
+    def _of_built(self, built: Built, bench: QuickBench, found: Outcome) -> Outcome:
         table = self._of_engine(built)
         reference = self._reference()
         judged = trial.judge(reference, table, reference, table, section=self.gate, seed=self.seed)

@@ -122,9 +122,14 @@ def _search(
     work = variant_reuse.scratch(bench.work, variant_reuse.TRIALS, made_of[variant_reuse.TRIALS])
     steps = bench.work / "scratch" / variant_reuse.STEPS
     lab = Lab(bench.data, bench.listed.indices, bench.teacher, bench.gate, section, bench.seed, work, steps)
-    result = search.run(lab, work / "trials.db", [_candidate(variant) for variant in found if variant.quantised])
+    own = {v.name: _candidate(v) for v in found if v.quantised}
+    known = [(candidate, bench.work / name / "model.onnx") for name, candidate in own.items()]
+    result = search.run(lab, work / "trials.db", known)
     search_report.write(result, bench.work, section, bench.gate)
-    if result.chosen is not None and result.chosen.chain:
+    best = "" if result.chosen is None else result.chosen.key
+    if same := next((name for name, candidate in own.items() if candidate.key == best), None):
+        console.say(f"That is the recipe's own variant {same}; no other is made.")
+    elif result.chosen is not None and result.chosen.chain:
         chain = tuple(Step.model_validate(step) for step in result.chosen.chain)
         variant = Variant(first_passing=(chain,))
         found_of = sha256_of_json([made_of[variant_reuse.TRIALS], variant.model_dump(mode="json"), result.sentence])

@@ -82,8 +82,10 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
     def made_up(self: Lab, bench: QuickBench, built: Built) -> Ratio:
         measured(self, bench, built)
         ratio = 0.5 if built[0].precision == "int8" else 0.9
+        ratio = own if built[0].variant.startswith("known-") else ratio
         return Ratio(ratio, ratio - 0.01, ratio + 0.01)
 
+    own = 0.6
     monkeypatch.setattr(Lab, "_ratio", made_up)
     found = run(1.0, "loose")
     tried = [Outcome.of(t) for t in read_json(tmp_path / "loose/search.json")["trials"]]
@@ -91,6 +93,14 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
     assert tried[0].chain == variants.load(tmp_path / "loose/own").chain, "the recipe's own is a candidate too"
     assert found["search"]["best"]["chain"]
     assert variants.load(tmp_path / "loose/search").verdict == found["variants"]["search"]["verdict"]
+    own = 0.4
+    again = run(1.0, "own")
+    assert set(again["variants"]) == {"float", "own"}, "the recipe's own is the fastest: no other is made"
+    assert again["search"]["best"]["chain"] == variants.load(tmp_path / "own/own").chain
+    fails = {"flips": {"verdict": "fail"}}
+    monkeypatch.setattr(
+        Lab, "known", lambda self, c, onnx: outcome(c.key, "fail", -0.6, 0.5, overshoot=2.0, gate=fails)
+    )
     monkeypatch.setattr(Lab, "evaluate", lambda self, c: outcome(c.key, "fail", -0.5, 0.5, overshoot=1.0))
     none = run(0.0, "strict")
     assert none["verdict"] == "fail"
