@@ -80,6 +80,13 @@ class Backend(Protocol):
         ...
 
 
+class MixesPrecisions(Protocol):
+    """What a backend offers besides where the layers that a quantised variant leaves in float may run in less than
+    float32. An engine of it is built where the recipe names it, beside that of int8, and judged like any other."""
+
+    MIXED: Tuple[str, ...]  # such as ("int8_bfloat16",): `int8_` and a float precision
+
+
 class BatchStart(Protocol):
     """What a backend offers besides where its engines may be asked for several images at once; for measuring only."""
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from medge import plugins
+from medge.backends import offered
 from medge.errors import RecipeError
 from medge.sections import Section, step_from_shorthand
 
@@ -81,7 +82,7 @@ def plugin_problems(value: dict[str, Any]) -> list[str]:
 def _precision_problems(backend: str, precisions: Any) -> list[str]:
     if backend not in plugins.names("backends") or not isinstance(precisions, (list, tuple)):
         return []
-    known = list(plugins.load("backends", backend).PRECISIONS)
+    known = offered(plugins.load("backends", backend))
     unknown = [str(precision) for precision in precisions if precision not in known]
     return [f"compile.backends.{backend}: no precision '{p}'. {plugins.nearest(p, known)}" for p in unknown]
 

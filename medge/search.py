@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medge import plugins
+from medge import console, plugins
 from medge.errors import MissingError
 from medge.records import to_json
-from medge.search_space import FIRST, Candidate, candidate_of, first_layers, space
+from medge.search_space import Candidate, candidate_of, first_layers, first_points, space
 from medge.search_trials import Lab, Outcome, say
 from medge.sections import SearchSection
 
 __all__ = ["Found", "choose", "explore", "front", "run"]
 
 _REPEATS = 40  # so many proposals in a row that were tried before end the search: the space is small
+_FAR = 100.0  # margins: by how much what is too long is said to miss the gate
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def run(lab: Lab, database: Path, known: Sequence[tuple[Candidate, Path]] = ()) 
     outcomes = explore(
         coordinates,
         lambda point: candidate_of(point, lab.section, layers),
-        lab.evaluate,
+        lambda candidate: own.get(candidate.key) or lab.evaluate(candidate),
         section=lab.section,
+        too_long=lab.too_long,
         database=database,
         seed=lab.seed,
     )
@@ -71,10 +73,12 @@ def explore(
     section: SearchSection,
     database: Path,
     seed: int,
+    too_long: Callable[[Candidate, float], str] = lambda candidate, seconds: "",
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Outcome]:
     """Outcomes of different candidates in the order of their trials: those in the database, then new ones until
-    `section.trials` or `section.minutes` are reached. Minutes of earlier calls count, also of a trial that was stopped;
+    `section.trials` or `section.minutes` are reached. What is `too_long` for the seconds that are left is not tried: it
+    gives the reason, empty where there is none. Minutes of earlier calls count, also of a trial that was stopped;
     not of one whose process was killed, since nobody wrote them down."""
     study = _study(database, seed)
     optuna = _optuna()
@@ -82,12 +86,20 @@ def explore(
     _begin(study, coordinates)
     done = {o.key: o for o in _outcomes(study)}
     spent = sum(t.user_attrs.get("seconds", 0.0) for t in study.get_trials(deepcopy=False))
-    repeats = 0
+    repeats, refused = 0, set[str]()
     while len(done) < section.trials and spent < section.minutes * 60 and repeats < _REPEATS:
         proposed = study.ask(distributions)
         wanted = candidate(proposed.params)
+        why = "" if wanted.key in done else too_long(wanted, section.minutes * 60 - spent)
+        repeats = repeats + 1 if wanted.key in done or why else 0
+        if why:
+            if wanted.key not in refused:
+                console.say(f"not tried: {wanted.words}: {why}")
+            refused.add(wanted.key)
+            proposed.set_constraint("margins", _FAR)  # so that the sampler looks elsewhere
+            study.tell(proposed, state=optuna.trial.TrialState.PRUNED)
+            continue
         began = clock()
-        repeats = repeats + 1 if wanted.key in done else 0
         try:
             outcome = done[wanted.key] if wanted.key in done else evaluate(wanted)
         finally:
@@ -157,12 +169,9 @@ def _begin(study: Any, coordinates: dict[str, tuple[Any, ...]]) -> None:
     """Asks for the first points in a new study; in a continued one for the point whose trial was killed."""
     optuna = _optuna()
     trials = study.get_trials(deepcopy=False)
-    plainest = {name: values[0] for name, values in coordinates.items()}
     if not trials:
-        for first in FIRST:
-            point = {**plainest, **{k: v for k, v in first.items() if v in coordinates[k]}}
-            if all(v in coordinates[k] for k, v in first.items()):
-                study.enqueue_trial(point)
+        for point in first_points(coordinates):
+            study.enqueue_trial(dict(point))
     for stale in trials:
         if stale.state == optuna.trial.TrialState.RUNNING:
             study.tell(stale.number, state=optuna.trial.TrialState.FAIL)

@@ -20,23 +20,31 @@ if TYPE_CHECKING:
 
     from medge.model import Classifier
 
-__all__ = ["FIRST", "Candidate", "candidate_of", "first_layers", "space", "untrained"]
+__all__ = ["Candidate", "candidate_of", "epochs", "first_layers", "first_points", "space", "untrained"]
 
 Point = Mapping[str, Any]
 
-# Where every search begins: the cheapest first, each of another kind.
-FIRST: tuple[Point, ...] = (
+_ALL = "all"  # of the blocks that can go
+_LAST_EPOCHS = 4  # on the images as they are, where there are any (docs/decisions, 16)
+
+# Where every search begins: the cheapest first, each of another kind. Before the one that trains for long comes the
+# same with one epoch, which shows how long that would be.
+_FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq"},
     {"quantiser": "none", "precision": "bfloat16"},
     {"quantiser": "ptq", "in_float": 1},
     {"quantiser": "ptq", "in_float": 2},
     {"quantiser": "ptq", "se_in_float": True},
+    {"scale": 0.714, "shorten": _ALL, "quantiser": "ptq", "in_float": 2},
+    {
+        "scale": 0.714, "shorten": _ALL, "epochs": 16, "learning_rate": 1e-3, "mixup": 0.3, "last_epochs": _LAST_EPOCHS,
+        "quantiser": "ptq", "in_float": 2,
+    },
     {"prune": 0.5, "quantiser": "ptq"},
-    {"scale": 0.57, "quantiser": "ptq", "in_float": 2},
-    {"scale": 0.57, "scale_epochs": 4, "shorten": 3, "shorten_epochs": 4, "quantiser": "ptq", "in_float": 2},
+    {"scale": 0.57, "shorten": 3, "epochs": 4, "quantiser": "ptq", "in_float": 2},
     {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
     {"prune": 0.5, "quantiser": "qat", "in_float": 1},
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,16 +79,17 @@ def space(section: SearchSection, precisions: Sequence[str], model: Classifier) 
     import torch
 
     image = torch.zeros(1, model.spec.size, model.spec.size, 3, dtype=torch.uint8)
-    blocks = len(removable(copy.deepcopy(model).eval(), image))
+    most = len(removable(copy.deepcopy(model).eval(), image))
+    blocks = (*(count for count in section.blocks if count < most), most) if section.blocks else ()
     has_silu = any(isinstance(layer, torch.nn.SiLU) for layer in model.modules())
     return {
         "scale": (1.0, *section.scales),
-        "scale_epochs": section.epochs,
-        "shorten": (0, *(count for count in section.blocks if count <= blocks)),
-        "shorten_epochs": section.epochs,
+        "shorten": tuple(dict.fromkeys((0, *blocks))),
         "prune": (0.0, *section.ratios),
-        "prune_epochs": section.epochs,
+        "epochs": section.epochs,
+        "learning_rate": (5e-4, 1e-3),
         "distill_epochs": (0, *section.epochs) if section.distill else (0,),
+        "last_epochs": (0, _LAST_EPOCHS),
         "activation": ("as it is", "hardswish", "relu6") if has_silu else ("as it is",),
         "quantiser": ("none", "ptq", "qat"),
         "preset": ("performance", "mixed"),
@@ -94,18 +103,31 @@ def space(section: SearchSection, precisions: Sequence[str], model: Classifier) 
     }
 
 
+def first_points(coordinates: Mapping[str, tuple[Any, ...]]) -> list[Point]:
+    """The points to begin with, as far as they lie in a space."""
+    plainest = {name: values[0] for name, values in coordinates.items()}
+    most = {"shorten": max(coordinates["shorten"])}
+    known = [{k: most[k] if v == _ALL else v for k, v in point.items()} for point in _FIRST]
+    return [{**plainest, **point} for point in known if all(v in coordinates[k] for k, v in point.items())]
+
+
 def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) -> Candidate:
-    """The candidate at a point. Two points with the same candidate differ in what does not matter."""
+    """The candidate at a point. Two points with the same candidate differ in what does not matter. Of pixels, blocks
+    and channels that go, only the last to go is followed by a training: it mends all of them."""
     shared = {"images_per_epoch": section.images_per_epoch, "mixup": point["mixup"]}
-    chain: list[Step] = []
-    if point["scale"] < 1:
-        chain.append(_step("resolution", {"scale": point["scale"], "epochs": point["scale_epochs"], **shared}))
-    if point["shorten"] > 0:
-        chain.append(_step("shorten", {"blocks": point["shorten"], "epochs": point["shorten_epochs"], **shared}))
-    if point["prune"] > 0:
-        chain.append(_step("prune", {"ratio": point["prune"], "epochs": point["prune_epochs"], **shared}))
+    less = [("resolution", "scale", point["scale"] < 1), ("shorten", "blocks", point["shorten"] > 0)]
+    less += [("prune", "ratio", point["prune"] > 0)]
+    values = {"scale": point["scale"], "blocks": point["shorten"], "ratio": point["prune"]}
+    changes = [(compressor, {option: values[option]}) for compressor, option, wanted in less if wanted]
+    chain = [_step(compressor, {**how_much, "epochs": 0}) for compressor, how_much in changes[:-1]]
+    for compressor, how_much in changes[-1:]:
+        training = {"epochs": point["epochs"], "learning_rate": point["learning_rate"], **shared}
+        chain.append(_step(compressor, {**how_much, **training}))
     if point["distill_epochs"] > 0:
         chain.append(_step("distill", {"epochs": point["distill_epochs"], **shared}))
+    if chain and point["last_epochs"] > 0:
+        as_they_are = {"augment": False, "images_per_epoch": section.images_per_epoch}
+        chain.append(_step("distill", {"epochs": point["last_epochs"], **as_they_are}))
     if point["quantiser"] == "none":
         return Candidate(tuple(chain), point["precision"])
     if point["activation"] != "as it is":
@@ -127,6 +149,11 @@ def untrained(candidate: Candidate) -> Candidate:
             options = {**step.options, **({"epochs": 0} if "epochs" in names else {})}
             short.append(_step(step.compressor, options))
     return Candidate(tuple(short), candidate.precision)
+
+
+def epochs(step: Step) -> int:
+    """For how many epochs a step trains."""
+    return int(_value(step, "epochs")) if "epochs" in _option_names(step.compressor) else 0
 
 
 def first_layers(model: nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ The verdict is that of the engine's own outputs, and the latency beside it is th
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from medge.engine_outputs import Runner
 from medge.errors import RecipeError, ToolError
 from medge.quick_latency import Built, QuickBench
 from medge.records import from_json, read_json, write_json
-from medge.search_space import Candidate, untrained
+from medge.search_space import Candidate, epochs, untrained
 from medge.sections import SearchSection, Step, ValidateSection
 from medge.statistics.latency import Ratio
 from medge.variant_reuse import works
@@ -38,6 +39,7 @@ __all__ = ["GIVEN_UP", "Lab", "Outcome", "overshoot", "say"]
 
 GIVEN_UP = "given up"
 _FEW = 8  # calibration images where nothing but latency is wanted
+_PACE = "seconds-per-epoch.json"  # in the folder of a trained step
 _LEAST = 1e-6  # margins: what a check that does not pass is missed by at least, so that it is never feasible
 
 
@@ -107,6 +109,17 @@ class Lab:
         built = bench.build_onnx(f"known-{candidate.key}", onnx, precision=candidate.precision)
         return self._of_built(built, bench, self._outcome(candidate))
 
+    def too_long(self, candidate: Candidate, seconds: float) -> str:
+        """Why it would not end in so many seconds, at the slowest pace of training so far; empty where it would, or
+        where nothing has been trained yet."""
+        paces = [float(read_json(path)) for path in self.steps.glob(f"*/{_PACE}")]
+        left = zip(candidate.chain, works(self.steps, candidate.chain), strict=True)
+        count = sum(epochs(step) for step, work in left if not (work / _PACE).is_file())
+        needed = count * max(paces, default=0.0)
+        if needed <= seconds:
+            return ""
+        return f"{count} epochs would take about {needed / 60:.0f} minutes, and {seconds / 60:.0f} are left"
+
     def _outcome(self, candidate: Candidate) -> Outcome:
         chain = [step.model_dump(mode="json") for step in candidate.chain]
         return Outcome(candidate.key, candidate.words, chain, candidate.precision, GIVEN_UP, overshoot=float(10**6))
@@ -120,8 +133,12 @@ class Lab:
             return replace(found, **_no_faster(latency))
         model: nn.Module = self.teacher
         for k, (step, work) in enumerate(zip(candidate.chain, works(self.steps, candidate.chain), strict=True)):
+            began = time.monotonic()
             model = self._apply(model, step, work, self.calibration)
-            if k < len(candidate.chain) - 1:
+            if epochs(step) > 0:
+                write_json(work / _PACE, (time.monotonic() - began) / epochs(step))
+            waits = "epochs" in step.options and epochs(step) == 0  # a later step trains, and mends this one's answers
+            if k < len(candidate.chain) - 1 and not waits:
                 flips = self._flips(self._of_torch(model))
                 if flips > self.section.give_up_flips:
                     why = f"{flips:.1%} of the decisions flipped after {step.compressor}"

@@ -13,10 +13,13 @@ import numpy as np
 from medge.errors import DataError, MissingError, RecipeError, ToolError
 
 __all__ = [
-    "OUTPUTS", "QUANTISED", "check_image", "check_ports", "check_precision", "present", "refuse_batch",
+    "OUTPUTS", "QUANTISED", "check_image", "check_ports", "check_precision", "is_quantised", "offered", "present",
+    "refuse_batch",
 ]  # fmt: skip
 
-QUANTISED = "int8"  # the precision of a quantised variant; those of a float one are in a backend's PRECISIONS
+# The precision of a quantised variant: what it leaves in float runs in float32. `int8_bfloat16`: in that, where a
+# backend offers it (medge.protocols.MixesPrecisions). The precisions of a float variant are in a backend's PRECISIONS.
+QUANTISED = "int8"
 OUTPUTS = ("logits", "features")
 
 Array = Any
@@ -24,8 +27,19 @@ Array = Any
 _REASON = 160  # characters of an engine's own words that go into a row of a table
 
 
+def is_quantised(precision: str) -> bool:
+    """Whether this is the precision of a quantised variant: `int8`, or `int8_` and that of what it leaves in float."""
+    return precision.split("_")[0] == QUANTISED
+
+
+def offered(backend: Any) -> List[str]:
+    """The precisions that a recipe may name for a backend: those of float variants, and of quantised ones all but int8,
+    which is built without being named."""
+    return [*backend.PRECISIONS, *getattr(backend, "MIXED", ())]
+
+
 def check_precision(backend: str, precision: str, known: Sequence[str]) -> None:
-    """Raises RecipeError for a precision that is neither among `known` (a backend's PRECISIONS) nor int8."""
+    """Raises RecipeError for a precision that is neither among `known` (a backend's PRECISIONS and MIXED) nor int8."""
     names = [*known, QUANTISED]
     if precision not in names:
         raise RecipeError(

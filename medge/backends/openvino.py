@@ -18,6 +18,7 @@ from medge.errors import MissingError, ToolError
 from medge.protocols import QuantRules, Session
 
 __all__ = [
+    "MIXED",
     "PACKAGE",
     "PRECISIONS",
     "QUANT",
@@ -32,33 +33,35 @@ __all__ = [
 
 PACKAGE = "openvino"
 PRECISIONS = ("float32", "bfloat16", "float16")
+MIXED = ("int8_bfloat16", "int8_float16")
 QUANT = QuantRules(activations="as-is", rows="always")
 START_CACHE = (
     "cache"  # a folder beside the engine's files: where it is there, compiled blobs are read and written there
 )
 
-# What a quantised graph leaves in float runs in float32. Measured with bfloat16 there: time x 1.04 (EfficientNet-Lite0)
-# and x 1.00 (B0, whose logits moved by a third of their range): it saves nothing and costs decisions.
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", QUANTISED: "f32"}
+# What a quantised graph leaves in float runs in float32 unless asked for: with bfloat16 an EfficientNet-Lite0 took 1.04
+# of the time on an AMD EPYC, and less on an Intel Xeon with AMX (docs/measured.md); B0's logits moved by a third.
+_FLOATS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", QUANTISED: "INT8"}
 _INSTALL = "Install it: pip install openvino."
+_KNOWN = (*PRECISIONS, *MIXED)
 
 Array = Any
 
 
 def missing(precision: str) -> Optional[str]:
     """None where openvino can be imported and the processor has the precision in hardware."""
-    check_precision("openvino", precision, PRECISIONS)
+    check_precision("openvino", precision, _KNOWN)
     try:
         core = _package().Core()
     except MissingError as error:
         return f"{error.message} {error.fix}"
     has = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if _CAPABILITIES[precision] in has:
+    lacking = [part for part in precision.split("_") if _CAPABILITIES[part] not in has]
+    if not lacking:
         return None
-    return (
-        f"This processor has no {precision} (OpenVINO sees {', '.join(has)}). Build on a machine that has, or drop it."
-    )
+    seen = ", ".join(has)
+    return f"This processor has no {lacking[-1]} (OpenVINO sees {seen}). Build on a machine that has, or drop it."
 
 
 def versions() -> Dict[str, str]:
@@ -74,7 +77,7 @@ def cache_pin() -> Dict[str, str]:
 def build(onnx: Path, folder: Path, *, precision: str) -> List[str]:
     """Converts the ONNX to `folder/model.xml` and `model.bin`, the same bytes every time. Weights are stored in
     float16 only for the precision float16. Raises MissingError, ToolError."""
-    check_precision("openvino", precision, PRECISIONS)
+    check_precision("openvino", precision, _KNOWN)
     ov = _package()
     from openvino.tools.ovc.error import Error as refusal
 
@@ -106,11 +109,11 @@ def start_batch(folder: Path, files: Sequence[str], *, precision: str, threads: 
 
 
 def _start(folder: Path, files: Sequence[str], *, precision: str, threads: int, batch_size: int) -> _Running:
-    check_precision("openvino", precision, PRECISIONS)
+    check_precision("openvino", precision, _KNOWN)
     xml, weights = present(folder, files, [".xml", ".bin"])
     ov = _package()
     wanted: Dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": _hint(precision),
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
@@ -187,12 +190,17 @@ def _make_reproducible(model: Any) -> None:
             op.set_friendly_name(f"{op.get_type_name()}_{number}")
 
 
+def _hint(precision: str) -> str:
+    """In what everything runs that is not quantised."""
+    return _FLOATS["float32" if precision == QUANTISED else precision.split("_")[-1]]
+
+
 def _refuse_fallback(compiled: Any, precision: str) -> None:
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     devices = list(compiled.get_property("EXECUTION_DEVICES"))
-    if used != _HINTS[precision]:
+    if used != _hint(precision):
         raise MissingError(
-            f"OpenVINO would run this {precision} engine in {used}: the processor has no {precision}.",
+            f"OpenVINO would run this {precision} engine in {used}: the processor has no {precision.split('_')[-1]}.",
             fix="Use another precision on this machine.",
         )
     if devices != ["CPU"]:

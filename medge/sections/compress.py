@@ -89,7 +89,8 @@ class SearchSection(Section):
     """Chains tried by measurement, on `backend`, until the budget is spent; the best becomes the variant `search`.
     The recipe's own int8 variants are tried first, beside the budget.
 
-    ratios, scales, blocks, epochs: what may be tried for prune, resolution, shorten, and for the trainings.
+    ratios, scales, blocks, epochs: what may be tried for prune, resolution, shorten (and all blocks that can go,
+    unless none are named), and for the trainings; what would train for longer than the minutes that are left is not begun.
     images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.
     give_up_flips: a chain that has flipped more decisions after a step is given up. rounds, seconds: of each
     measurement of latency, at least.
@@ -99,9 +100,9 @@ class SearchSection(Section):
     trials: Annotated[int, Field(ge=1)] = 100
     backend: str = "openvino"
     ratios: tuple[OpenFraction, ...] = (0.25, 0.375, 0.5, 0.625, 0.75)
-    scales: tuple[Annotated[float, Field(ge=0.5, lt=1)], ...] = (0.57, 0.72)
+    scales: tuple[Annotated[float, Field(ge=0.5, lt=1)], ...] = (0.57, 0.714)
     blocks: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5)
-    epochs: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4)
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 16)
     images_per_epoch: Annotated[int, Field(ge=1)] | None = None
     distill: bool = False
     give_up_flips: Fraction = 0.1
@@ -143,6 +144,7 @@ class CompressSection(Section):
 
 
 class CompileSection(Section):
-    """Backends, each with the precisions in which float variants are built; quantised ones are built as int8."""
+    """Backends, each with the precisions in which float variants are built; quantised ones are built as int8, and in
+    what is named of `int8_bfloat16` and `int8_float16` (OpenVINO: what they leave in float runs in that)."""
 
     backends: dict[str, tuple[str, ...]] = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16")}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medge import calibration, console, engines, onnx_lint, onnx_lowering, parity, plugins, variants
-from medge.backends import QUANTISED
+from medge.backends import QUANTISED, is_quantised, offered
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import IntegrityError, MissingError, RecipeError, ToolError
@@ -124,12 +124,12 @@ class _Stage:
 
 def _check_precisions(section: CompileSection) -> None:
     for name, precisions in section.backends.items():
-        known = plugins.load("backends", name).PRECISIONS
+        known = offered(plugins.load("backends", name))
         for precision in precisions:
             if precision not in known:
                 raise RecipeError(
-                    f"Backend '{name}' has no precision '{precision}' for a float variant.",
-                    fix=f"{plugins.nearest(precision, list(known))} (Known: {', '.join(known)}; "
+                    f"Backend '{name}' has no precision '{precision}' that could be asked for.",
+                    fix=f"{plugins.nearest(precision, known)} (Known: {', '.join(known)}; "
                     "quantised variants are int8 without being asked.)",
                 )
 
@@ -138,7 +138,9 @@ def _targets(section: CompileSection, found: list[CompressedVariant]) -> Iterato
     for variant in found:
         for name, precisions in section.backends.items():
             backend: Any = plugins.load("backends", name)
-            for precision in (QUANTISED,) if variant.quantised else dict.fromkeys(precisions):
+            mixed = [precision for precision in precisions if is_quantised(precision)]
+            floats = [precision for precision in precisions if not is_quantised(precision)]
+            for precision in dict.fromkeys([QUANTISED, *mixed] if variant.quantised else floats):
                 yield _Target(variant, name, backend, precision)
 
 

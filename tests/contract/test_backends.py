@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medge import plugins
-from medge.backends import QUANTISED
+from medge.backends import QUANTISED, is_quantised, offered
 from medge.errors import DataError, MissingError, RecipeError, ToolError
 from medge.onnx_lint import lint
 from medge.onnx_lowering import lower
@@ -23,11 +23,12 @@ from tests import nets
 PLUGINS = Path(__file__).parents[1] / "plugins"
 with mock.patch.dict(os.environ, {"MEDGE_PLUGIN_PATH": str(PLUGINS)}):
     NAMES = plugins.names("backends")
-    KNOWN = {name: (*plugins.load("backends", name).PRECISIONS, QUANTISED) for name in NAMES}
+    KNOWN = {name: [*offered(plugins.load("backends", name)), QUANTISED] for name in NAMES}
 EACH = pytest.mark.parametrize(("name", "precision"), [(n, p) for n in NAMES for p in KNOWN[n]])
 BLOCKS = ("relu", "depthwise", "residual", "relu6", "squeeze")
 # Of the largest output. int8 differs by rounding, and by the coarser integers that an engine wants.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01, QUANTISED: 0.05}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
+TOLERANCE |= dict.fromkeys([QUANTISED, "int8_bfloat16", "int8_float16"], 0.05)
 # ONNX Runtime on x86 without VNNI adds pairs of 8-bit products in 16 bits, where large weights saturate. What comes of
 # it on real images is the gate's to judge; here it may be no more than this (0.11 on an EPYC Milan).
 SATURATING = 0.2
@@ -50,7 +51,7 @@ def loaded(name: str, precision: str) -> Any:
 
 def lowered(backend: Any, precision: str, folder: Path, *, size: int = 16) -> tuple[Path, Path]:
     """A graph, and the same graph as the backend wants it."""
-    source = nets.write_net(folder / "source.onnx", BLOCKS, quantised=precision == QUANTISED, size=size)
+    source = nets.write_net(folder / "source.onnx", BLOCKS, quantised=is_quantised(precision), size=size)
     target = folder / "lowered.onnx"
     lower(source, target, backend.QUANT, calibration_images=nets.images(8, size=size))
     assert lint(target, backend.QUANT) == []
@@ -66,7 +67,8 @@ def test_a_backend_says_what_it_is_as_data(name: str) -> None:
     backend = plugins.load("backends", name)
     assert isinstance(backend.PACKAGE, str)
     assert "float32" in backend.PRECISIONS
-    assert QUANTISED not in backend.PRECISIONS
+    assert not any(map(is_quantised, backend.PRECISIONS))
+    assert all(is_quantised(p) and p != QUANTISED for p in getattr(backend, "MIXED", ()))
     assert isinstance(backend.QUANT, QuantRules)
 
 

@@ -19,7 +19,7 @@ from medge import commands, search, search_report
 from medge.errors import MissingError, RecipeError
 from medge.model import create, specify
 from medge.recipe import parse, with_settings
-from medge.search_space import Candidate, candidate_of, space
+from medge.search_space import Candidate, candidate_of, first_points, space
 from medge.search_trials import GIVEN_UP, Outcome
 from medge.sections import SearchSection, ValidateSection
 from tests.searches import outcome
@@ -65,6 +65,22 @@ def test_minutes_end_the_search_and_those_of_an_interrupted_one_count(tmp_path: 
     assert len(minutes(3)) == 3
     assert len(minutes(5)) == 5
     assert now[0] == 5 * 60
+
+
+def test_what_is_too_long_is_neither_tried_nor_counted(tmp_path: Path) -> None:
+    def no_qat(candidate: Candidate, seconds: float) -> str:
+        assert seconds > 0
+        return "too long" if any(s.compressor == "qat" for s in candidate.chain) else ""
+
+    found = _explore(tmp_path / "t.db", too_long=no_qat)
+    assert len(found) == 12
+    assert not any(o.key == _candidate(point).key for o in found for point in _qat_points())
+    everything = _explore(tmp_path / "other.db", too_long=lambda candidate, seconds: "too long")
+    assert everything == [], "and the search ends where nothing fits"
+
+
+def _qat_points() -> list[Any]:
+    return [point for point in first_points(SPACE) if point["quantiser"] == "qat"]
 
 
 def test_minutes_of_a_trial_that_was_stopped_count(tmp_path: Path) -> None:

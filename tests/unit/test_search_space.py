@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from medge import chains
 from medge.model import create, specify
 from medge.recipe import parse
-from medge.search_space import FIRST, Candidate, candidate_of, first_layers, space, untrained
+from medge.search_space import Candidate, candidate_of, epochs, first_layers, first_points, space, untrained
 from medge.sections import SearchSection
 
 SECTION = SearchSection(epochs=(1, 2))
@@ -48,9 +48,9 @@ def test_what_does_not_matter_makes_no_other_candidate(point: Any) -> None:
     assert _candidate(plain) == _candidate(
         {
             **plain,
-            "scale_epochs": 2,
-            "shorten_epochs": 2,
-            "prune_epochs": 2,
+            "epochs": 2,
+            "learning_rate": 1e-3,
+            "last_epochs": 4,
             "qat_epochs": 1,
             "mixup": 0.3,
             "precision": "bfloat16",
@@ -69,7 +69,9 @@ def test_pixels_go_before_blocks_blocks_before_channels_and_all_before_what_quan
     plainest = {name: values[0] for name, values in SPACE.items()}
     found = _candidate({**plainest, "scale": 0.57, "shorten": 3, "prune": 0.5, "quantiser": "qat"})
     assert [step.compressor for step in found.chain] == ["resolution", "shorten", "prune", "ptq", "qat"]
-    assert found.chain[0].options == {"scale": 0.57, "epochs": 1}
+    assert found.chain[0].options == {"scale": 0.57, "epochs": 0}
+    assert found.chain[1].options == {"blocks": 3, "epochs": 0}
+    assert [epochs(step) for step in found.chain] == [0, 0, 1, 0, 1], "the last to go is followed by a training"
     assert found.words == "resolution 0.57, shorten 3, prune 0.5, ptq, qat 1 (int8)"
     assert untrained(found).chain[0].options == {"scale": 0.57, "epochs": 0}
 
@@ -78,7 +80,8 @@ def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
     lite = create(specify("tf_efficientnet_lite0", classes=2, head="plain", dropout=0.0, size=32))
     found = space(SECTION, ("float32",), lite)
     assert (found["activation"], found["se_in_float"]) == (("as it is",), (False,))
-    assert found["shorten"] == (0, 1, 3, 5)
+    assert found["shorten"] == (0, 1, 3, 5, 9)
+    assert space(SearchSection(blocks=()), ("float32",), lite)["shorten"] == (0,), "none are to go"
     plain = create(specify("vgg11_bn", classes=2, head="plain", dropout=0.0, size=32))
     assert space(SECTION, ("float32",), plain)["shorten"] == (0,), "no block of VGG can go"
     assert (SPACE["activation"], SPACE["se_in_float"]) == (("as it is", "hardswish", "relu6"), (False, True))
@@ -86,7 +89,22 @@ def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
 
 def test_the_first_points_lie_in_the_space() -> None:
     whole = space(SearchSection(), ("float32", "bfloat16"), MODEL)
-    assert all(value in whole[name] for point in FIRST for name, value in point.items())
+    points = first_points(whole)
+    assert len(points) == len({_candidate(point).key for point in points}) == 11
+    assert all(set(point) == set(whole) and value in whole[name] for point in points for name, value in point.items())
+    few = space(SearchSection(epochs=(2,), scales=()), ("float32",), MODEL)
+    assert len(first_points(few)) == 7, "what is not to be tried is left out"
+
+
+def test_the_long_one_of_the_first_points_trains_once_and_ends_on_the_images_as_they_are() -> None:
+    found = [_candidate(point) for point in first_points(space(SearchSection(), ("float32",), MODEL))]
+    long = max(found, key=lambda one: sum(map(epochs, one.chain)))
+    assert [(s.compressor, epochs(s)) for s in long.chain] == [
+        ("resolution", 0), ("shorten", 16), ("distill", 4), ("ptq", 0),
+    ]  # fmt: skip
+    assert long.chain[2].options == {"epochs": 4, "augment": False}
+    before = found[: found.index(long)]
+    assert [sum(map(epochs, one.chain)) for one in before if one.chain][-1] == 1, "its pace is known before"
 
 
 def test_first_layers_are_the_stem_and_a_block_that_is_not_most_of_the_model() -> None:

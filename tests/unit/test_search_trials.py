@@ -80,7 +80,7 @@ def test_a_trial_is_given_up_where_it_is_no_faster_or_flips_too_much(
     monkeypatch.setattr(
         Lab, "_latency", lambda self, c: Ratio(1.1, 1.05, 1.2) if len(c.chain) == 1 else Ratio(0.5, 0.4, 0.6)
     )
-    monkeypatch.setattr(Lab, "_apply", lambda self, model, step, *a: applied.append(step.compressor))
+    monkeypatch.setattr(Lab, "_apply", lambda self, model, step, work, *a: _applied(applied, step, work))
     monkeypatch.setattr(Lab, "_of_torch", lambda self, model: None)
     monkeypatch.setattr(Lab, "_flips", lambda self, table: 0.3)
     nothing: Any = SimpleNamespace()
@@ -95,3 +95,52 @@ def test_a_trial_is_given_up_where_it_is_no_faster_or_flips_too_much(
     assert lab.evaluate(long) == flipped
     assert applied == ["prune"]
     assert "float32 model itself" in lab.evaluate(Candidate((), "float32")).why
+
+
+def test_a_step_that_leaves_the_training_to_a_later_one_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[str] = []
+    monkeypatch.setattr(Lab, "_latency", lambda self, c: Ratio(0.5, 0.4, 0.6))
+    monkeypatch.setattr(Lab, "_apply", lambda self, model, step, work, *a: _applied(applied, step, work))
+    monkeypatch.setattr(Lab, "_of_torch", lambda self, model: None)
+    monkeypatch.setattr(Lab, "_flips", lambda self, table: 0.3)
+    nothing: Any = SimpleNamespace()
+    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path, tmp_path / "steps")
+    untrained = Step(compressor="resolution", options={"epochs": 0})
+    found = lab.evaluate(Candidate((untrained, Step(compressor="shorten"), Step(compressor="ptq")), "int8"))
+    assert applied == ["resolution", "shorten"]
+    assert "flipped after shorten" in found.why
+
+
+def test_a_trial_that_would_not_end_in_time_is_known_by_the_slowest_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def apply(self: Lab, model: Any, step: Step, work: Path, rows: Any) -> None:
+        work.mkdir(parents=True)
+        now[0] += 60 * step.options.get("epochs", 0)
+
+    monkeypatch.setattr("medge.search_trials.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Lab, "_latency", lambda self, c: Ratio(0.5, 0.4, 0.6))
+    monkeypatch.setattr(Lab, "_apply", apply)
+    monkeypatch.setattr(Lab, "_of_torch", lambda self, model: None)
+    monkeypatch.setattr(Lab, "_flips", lambda self, table: 0.0)
+    monkeypatch.setattr(Lab, "_judged", lambda self, candidate, model, found: found)
+    nothing: Any = SimpleNamespace()
+    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path, tmp_path / "steps")
+    shorten, ptq = Step(compressor="shorten", options={"epochs": 3}), Step(compressor="ptq")
+    long = Candidate((Step(compressor="prune", options={"epochs": 10}), ptq), "int8")
+    assert lab.too_long(long, 1) == "", "nothing is known yet"
+    lab.evaluate(Candidate((shorten, ptq), "int8"))
+    assert lab.too_long(long, 600) == ""
+    assert lab.too_long(long, 590) == "10 epochs would take about 10 minutes, and 10 are left"
+    again = Candidate((shorten, Step(compressor="distill", options={"epochs": 2}), ptq), "int8")
+    assert lab.too_long(again, 120) == "", "what begins alike is not trained again"
+    assert "2 epochs" in lab.too_long(again, 119)
+
+
+def _applied(applied: list[str], step: Step, work: Path) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    applied.append(step.compressor)

@@ -41,8 +41,23 @@ def test_openvino_in_another_precision_than_asked_for_is_refused() -> None:
     with pytest.raises(MissingError, match="float16 engine in bf16"):
         openvino._refuse_fallback(compiled(INFERENCE_PRECISION_HINT=bf16, EXECUTION_DEVICES=["CPU"]), "float16")
     openvino._refuse_fallback(compiled(INFERENCE_PRECISION_HINT=bf16, EXECUTION_DEVICES=["CPU"]), "bfloat16")
+    openvino._refuse_fallback(compiled(INFERENCE_PRECISION_HINT=bf16, EXECUTION_DEVICES=["CPU"]), "int8_bfloat16")
+    with pytest.raises(MissingError, match="int8 engine in bf16"):
+        openvino._refuse_fallback(compiled(INFERENCE_PRECISION_HINT=bf16, EXECUTION_DEVICES=["CPU"]), "int8")
     with pytest.raises(ToolError, match="on GPU, not on the CPU"):
         openvino._refuse_fallback(compiled(INFERENCE_PRECISION_HINT=bf16, EXECUTION_DEVICES=["GPU"]), "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("has", "lack"), [(["INT8", "BF16"], None), (["INT8"], "no bfloat16"), (["BF16"], "no int8"), ([], "no bfloat16")]
+)
+def test_a_mixed_precision_needs_both_of_the_processor(
+    has: list[str], lack: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = SimpleNamespace(get_property=lambda device, name: ["FP32", *has])
+    monkeypatch.setattr(openvino, "_package", lambda: SimpleNamespace(Core=lambda: core))
+    found = openvino.missing("int8_bfloat16")
+    assert (found is None) if lack is None else (lack in str(found))
 
 
 def test_openvino_sends_nothing_and_the_device_needs_no_torch(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from medge import calibration, engines, parity, plugins, predictions, trt_check, variants
 from medge.backends import onnxruntime as ort_backend
+from medge.backends import openvino as openvino_backend
 from medge.data import dataset
 from medge.errors import DataError, IntegrityError, MissingError, RecipeError, ToolError
 from medge.recipe import parse
@@ -24,6 +25,7 @@ from tests import nets
 from tests.synthetic_run import write_data
 
 SIZE = 16
+_FIGURES = ("images", "max_abs_logit_difference", "changed_decisions")
 BLOCKS = ("relu", "depthwise", "silu")
 Prepared = tuple[Inputs, Path]
 
@@ -72,6 +74,21 @@ def test_every_variant_is_built_for_every_backend_and_agrees_with_torch(prepared
         figures = values["parity"][engine.name]
         assert figures["images"] == min(parity.IMAGES, 8)
         assert figures["max_abs_logit_difference"] < (1e-4 if engine.precision == "float32" else 0.5)
+
+
+def test_a_quantised_variant_is_built_in_int8_and_in_what_is_named_of_mixed_precisions(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_backend, "missing", lambda precision: None)
+    monkeypatch.setattr(parity, "measure", lambda *a, **k: dict.fromkeys(_FIGURES, 0))
+    values = compiled(prepared, openvino=("float32", "int8_bfloat16"), onnxruntime=("float32",))
+    assert values["engines"] == [
+        "float/openvino-float32", "float/onnxruntime-float32",
+        "int8/openvino-int8", "int8/openvino-int8_bfloat16", "int8/onnxruntime-int8",
+    ]  # fmt: skip
+    built = {engine.precision: engine for engine, _ in engines.load_all(prepared[1]) if engine.backend == "openvino"}
+    assert built["int8"].files == built["int8_bfloat16"].files, "in what the rest runs is a choice at start"
+    assert built["int8"].sha256 != built["int8_bfloat16"].sha256, "and another engine all the same"
 
 
 def test_an_engine_that_is_there_is_not_built_again(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +162,7 @@ def test_a_quantised_engine_further_away_is_recorded_for_validate_to_judge(prepa
     [
         ({"openvino": ("float8",)}, "'openvino' has no precision 'float8'"),
         ({"onnxruntime": ("int8",)}, "'onnxruntime' has no precision 'int8'"),
+        ({"onnxruntime": ("int8_bfloat16",)}, "'onnxruntime' has no precision 'int8_bfloat16'"),
     ],
 )
 def test_an_unknown_precision_is_a_mistake_in_the_recipe(
