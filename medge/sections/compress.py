@@ -90,7 +90,8 @@ class SearchSection(Section):
     The recipe's own int8 variants are tried first, beside the budget.
 
     ratios, scales, blocks, epochs: what may be tried for prune, resolution, shorten (and all blocks that can go,
-    unless none are named), and for the trainings; what would train for longer than the minutes that are left is not begun.
+    unless none are named), and for the trainings; what would train for longer than the minutes that are left is not
+    begun.
     images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.
     give_up_flips: a chain that has flipped more decisions after a step is given up. rounds, seconds: of each
     measurement of latency, at least.
