@@ -37,6 +37,7 @@ class ModelSpec:
 
     `timm_name` may carry a tag (`resnet18.a1_in1k`). `mean` and `std` are of pixels in 0..1, as timm gives them.
     `size` is the side of the square input in pixels. `weights` says where training started: source and sha256.
+    `labels` are the classes' names in order; empty where nobody has said them.
     """
 
     timm_name: str
@@ -47,6 +48,7 @@ class ModelSpec:
     std: tuple[float, ...]
     size: int
     weights: str = "none"
+    labels: tuple[str, ...] = ()
 
 
 class Classifier(nn.Module):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BEGINS_ANEW", "Options", "apply", "check"]
 
+_OTHER_CLASSES = "Name a model that was fine-tuned on the same classes, or a timm model."
 BEGINS_ANEW = "student"  # the option with which nothing is left of the model that the chain has made so far
 
 
@@ -92,8 +93,7 @@ def _is_finetuned(name: str) -> bool:
 def _untrained(name: str, context: Context) -> Classifier:
     """The student as it is loaded, or with random weights from torch's seed.
 
-    Of classes only the number is compared: model.json has no names, so that a fine-tuned student was given the same
-    ones in the same order is for the recipe to see to.
+    A fine-tuned student that knows the names of its classes was given the same ones in the same order.
     """
     import torch
 
@@ -105,7 +105,13 @@ def _untrained(name: str, context: Context) -> Classifier:
         if student.spec.classes != spec.classes:
             raise RecipeError(
                 f"distill: the student in {name} has {student.spec.classes} classes, the float model {spec.classes}.",
-                fix="Name a model that was fine-tuned on the same classes, or a timm model.",
+                fix=_OTHER_CLASSES,
+            )
+        if student.spec.labels and student.spec.labels != context.data.labels:
+            raise RecipeError(
+                f"distill: the student in {name} tells {', '.join(student.spec.labels)} apart, the float model "
+                f"{', '.join(context.data.labels)}, in that order.",
+                fix=_OTHER_CLASSES,
             )
     else:
         wanted = specify(name, classes=spec.classes, head=spec.head, dropout=spec.dropout, size=spec.size)

@@ -5,6 +5,7 @@ Writes model.safetensors, model.json, history.json and predictions/validation.cs
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def _create(section: FinetuneSection, data: DataSet, seed: int) -> Classifier:
         size=data.preprocess.width,
     )
     torch.manual_seed(seed)
-    model = models.create(spec)
+    model = models.create(replace(spec, labels=data.labels))
     weights.fill(model, section.weights)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,25 @@ def test_training_brings_a_damaged_model_nearer_to_the_float_model(
         for m in (damaged, trained)
     ]
     assert gaps[1] < gaps[0]
+
+
+def test_a_student_that_was_given_the_classes_in_another_order_is_refused(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path
+) -> None:
+    student = _random("mobilenetv3_small_100", classes=2)
+    options, context = distill.Options(student=str(tmp_path), epochs=0), _context(data, teacher, tmp_path)
+    for labels in ((), data.labels):
+        _save(student, labels, tmp_path)
+        distill.check(teacher, options, context)
+    _save(student, tuple(reversed(data.labels)), tmp_path)
+    with pytest.raises(RecipeError, match=r"tells .* apart, the float model .*, in that order"):
+        distill.check(teacher, options, context)
+
+
+def _save(model: Classifier, labels: tuple[str, ...], folder: Path) -> None:
+    model.spec = replace(model.spec, labels=labels)
+    classifier.save(model, folder)
+    assert classifier.load(folder).spec.labels == labels
 
 
 def test_a_student_with_other_classes_is_refused(data: dataset.DataSet, teacher: Classifier, tmp_path: Path) -> None:
