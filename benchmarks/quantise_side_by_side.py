@@ -29,6 +29,7 @@ from side_by_side_models import BOTH, METHODS, built, make, rules
 from side_by_side_standing import standing
 
 from medge import calibration, interleave, plugins, predictions
+from medge.backends import is_int8
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.devices import local
@@ -189,7 +190,7 @@ def row(engine: Engine, trials: Any, measured: Interleaved, made: dict[str, Any]
     series = measured.series.get(engine.name)
     return {
         "own": engine.variant not in METHODS or METHODS[engine.variant].own,
-        "quantised": engine.precision == "int8",
+        "quantised": is_int8(engine.precision),
         "backend": engine.backend,
         "bytes": engine.bytes,
         "sha256": engine.sha256,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medge import console, plugins, receipts
-from medge.backends import QUANTISED, is_quantised
+from medge.backends import QUANTISED, is_int8
 from medge.errors import DataError, MedgeError, MissingError, ToolError
 from medge.job.spec import Spec
 from medge.records import Engine, file_record, sha256_of_file
@@ -69,7 +69,7 @@ def _of_graph(engine: Engine, graph: Path, folder: Path) -> tuple[Engine, Path]:
     if not graph.is_file() or sha256_of_file(graph) != engine.onnx_sha256:
         raise DataError("this host has no answer of its own: the graph is not the one that was built there")
     backend = plugins.load("backends", _REFERENCE)
-    precision = QUANTISED if is_quantised(engine.precision) else "float32"  # what is lower is so in the graph itself
+    precision = QUANTISED if is_int8(engine.precision) else "float32"  # what is left in float runs in float32 here
     lack = backend.missing(precision)
     if lack is not None:
         raise MissingError(f"this host has no answer of its own. {lack}")

@@ -21,6 +21,7 @@ __all__ = [
     "DeviceKind",
     "KeepsCaches",
     "LooksAhead",
+    "MixesPrecisions",
     "PowerControl",
     "QuantRules",
     "Run",

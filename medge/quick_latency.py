@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medge import engines, interleave, onnx_lowering, plugins
-from medge.backends import QUANTISED, is_quantised
+from medge.backends import QUANTISED, is_int8
 from medge.bench_worker import BenchWorker
 from medge.errors import MissingError, ToolError
 from medge.records import Engine, file_record, sha256_of_file
@@ -77,14 +77,15 @@ class QuickBench:
     def build_onnx(self, name: str, path: Path, *, precision: str) -> Built:
         """The same of an ONNX file that compress wrote; int8 where that is the precision."""
         return self._build(
-            name, lambda source: shutil.copyfile(path, source), precision=precision, quantised=is_quantised(precision)
+            name, lambda source: shutil.copyfile(path, source), precision=precision, quantised=is_int8(precision)
         )
 
     def _build(self, name: str, write: Callable[[Path], object], *, precision: str, quantised: bool) -> Built:
         folder = self.work / name
         if (folder / engines.RECORD).is_file():
             return engines.load(folder), folder
-        precision = QUANTISED if quantised else precision
+        if quantised and not is_int8(precision):
+            precision = QUANTISED
         backend: Any = plugins.load("backends", self.backend)
         lack = backend.missing(precision)
         if lack is not None:

@@ -10,6 +10,7 @@ put among the weights (`Classifier.sparse`) are put back after every step.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medge import console, imitation
+from medge import console, imitation, pace
 from medge.compressors._options import check_flag, check_number
 from medge.recovery_run import Run
 from medge.sections import Augment
@@ -123,9 +124,11 @@ def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
             run.judge(_validation_loss(run, context, aim))
             run.save()
         while run.epoch < job.training.epochs and not run.diverged:
-            _train(run, context, run.epoch)
+            began = time.monotonic()
+            images = _train(run, context, run.epoch)
             run.judge(_validation_loss(run, context, aim))
             run.save()
+            pace.note(job.checkpoint, pace.Pace(run.epoch, (time.monotonic() - began) / images))
             console.say(f"{job.name} {run.epoch}/{job.training.epochs}: divergence {run.losses[-1]:.3g}")
     if run.losses:
         context.log.append(run.sentence)
@@ -133,7 +136,8 @@ def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
     return student.to("cpu").eval().requires_grad_(False)
 
 
-def _train(run: Run, context: Context, epoch: int) -> None:
+def _train(run: Run, context: Context, epoch: int) -> int:
+    """Trains an epoch. Returns of how many images it was."""
     import torch
 
     from medge.training import autocast
@@ -169,6 +173,7 @@ def _train(run: Run, context: Context, epoch: int) -> None:
                 run.optimizer.step()
                 _put_back(run.zeros)
             advance(len(images))
+    return limit
 
 
 def _put_back(zeros: list[tuple[nn.Parameter, torch.Tensor]]) -> None:

@@ -23,7 +23,7 @@ from medge.sections import SearchSection
 
 __all__ = ["Found", "choose", "explore", "front", "run"]
 
-_REPEATS = 40  # so many proposals in a row that were tried before end the search: the space is small
+_REPEATS = 40  # so many proposals in a row that were tried before, or would take too long, end the search
 _FAR = 100.0  # margins: by how much what is too long is said to miss the gate
 
 
@@ -58,7 +58,7 @@ def run(lab: Lab, database: Path, known: Sequence[tuple[Candidate, Path]] = ()) 
         lambda point: candidate_of(point, lab.section, layers),
         lambda candidate: own.get(candidate.key) or lab.evaluate(candidate),
         section=lab.section,
-        too_long=lab.too_long,
+        too_long=lambda candidate, seconds: "" if candidate.key in own else lab.too_long(candidate, seconds),
         database=database,
         seed=lab.seed,
     )
@@ -115,6 +115,8 @@ def explore(
         if wanted.key not in done:
             done[wanted.key] = outcome
             say(outcome, f"trial {len(done)}, minute {spent / 60:.1f}")
+    if repeats >= _REPEATS:
+        console.say(f"The search ends: {_REPEATS} proposals in a row had been tried before, or would take too long.")
     return list(done.values())
 
 
@@ -166,17 +168,23 @@ def _study(database: Path, seed: int) -> Any:
 
 
 def _begin(study: Any, coordinates: dict[str, tuple[Any, ...]]) -> None:
-    """Asks for the first points in a new study; in a continued one for the point whose trial was killed."""
+    """Asks for the first points in a new study; in a continued one for the point whose trial was killed, and for those
+    that would have taken too long."""
     optuna = _optuna()
     trials = study.get_trials(deepcopy=False)
     if not trials:
         for point in first_points(coordinates):
             study.enqueue_trial(dict(point))
+    again = []
     for stale in trials:
         if stale.state == optuna.trial.TrialState.RUNNING:
             study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
-            if stale.params:
-                study.enqueue_trial(dict(stale.params))
+            again.append(stale.params)
+        elif stale.state == optuna.trial.TrialState.PRUNED and "outcome" not in stale.user_attrs:
+            again.append(stale.params)
+    for number, params in enumerate(again):
+        if params and params not in again[:number]:
+            study.enqueue_trial(dict(params))
 
 
 def _outcomes(study: Any) -> list[Outcome]:

@@ -28,7 +28,7 @@ _ALL = "all"  # of the blocks that can go
 _LAST_EPOCHS = 4  # on the images as they are, where there are any (docs/decisions, 16)
 
 # Where every search begins: the cheapest first, each of another kind. Before the one that trains for long comes the
-# same with one epoch, which shows how long that would be.
+# same with the fewest epochs, which shows how long that would be.
 _FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq"},
     {"quantiser": "none", "precision": "bfloat16"},
@@ -86,7 +86,7 @@ def space(section: SearchSection, precisions: Sequence[str], model: Classifier) 
         "scale": (1.0, *section.scales),
         "shorten": tuple(dict.fromkeys((0, *blocks))),
         "prune": (0.0, *section.ratios),
-        "epochs": section.epochs,
+        "epochs": tuple(sorted(section.epochs)),
         "learning_rate": (5e-4, 1e-3),
         "distill_epochs": (0, *section.epochs) if section.distill else (0,),
         "last_epochs": (0, _LAST_EPOCHS),
@@ -152,8 +152,9 @@ def untrained(candidate: Candidate) -> Candidate:
 
 
 def epochs(step: Step) -> int:
-    """For how many epochs a step trains."""
-    return int(_value(step, "epochs")) if "epochs" in _option_names(step.compressor) else 0
+    """For how many epochs a step trains, in all its steps where it has several."""
+    names = _option_names(step.compressor)
+    return int(_value(step, "epochs") * (_value(step, "steps") if "steps" in names else 1)) if "epochs" in names else 0
 
 
 def first_layers(model: nn.Module) -> list[str]:

@@ -1,20 +1,20 @@
 """One trial of the search: a candidate made, measured and judged; given up as soon as it cannot pass.
 
 The order is that of the costs. Latency comes first, since it depends on layers, widths and pixels, and hardly on
-weights. Then the chain is followed step by step, and after each the flipped decisions on validation images are counted.
+weights. Then the chain is followed step by step, and after each that does not leave its training to a later one the
+flipped decisions on validation images are counted.
 The verdict is that of the engine's own outputs, and the latency beside it is that engine's own, measured again.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medge import console, plugins, predictions, trial
+from medge import console, pace, plugins, predictions, trial
 from medge.bench_worker import BenchWorker
 from medge.compressors import Context
 from medge.engine_outputs import Runner
@@ -39,7 +39,6 @@ __all__ = ["GIVEN_UP", "Lab", "Outcome", "overshoot", "say"]
 
 GIVEN_UP = "given up"
 _FEW = 8  # calibration images where nothing but latency is wanted
-_PACE = "seconds-per-epoch.json"  # in the folder of a trained step
 _LEAST = 1e-6  # margins: what a check that does not pass is missed by at least, so that it is never feasible
 
 
@@ -110,15 +109,18 @@ class Lab:
         return self._of_built(built, bench, self._outcome(candidate))
 
     def too_long(self, candidate: Candidate, seconds: float) -> str:
-        """Why it would not end in so many seconds, at the slowest pace of training so far; empty where it would, or
-        where nothing has been trained yet."""
-        paces = [float(read_json(path)) for path in self.steps.glob(f"*/{_PACE}")]
-        left = zip(candidate.chain, works(self.steps, candidate.chain), strict=True)
-        count = sum(epochs(step) for step, work in left if not (work / _PACE).is_file())
-        needed = count * max(paces, default=0.0)
+        """Why its trainings would not end in so many seconds, at the pace so far (medge.pace); empty where they would,
+        or where nothing has been trained yet."""
+        steps = zip(candidate.chain, works(self.steps, candidate.chain), strict=True)
+        count, needed = pace.left([pace.Planned(epochs(step), self._images(step), work) for step, work in steps])
         if needed <= seconds:
             return ""
         return f"{count} epochs would take about {needed / 60:.0f} minutes, and {seconds / 60:.0f} are left"
+
+    def _images(self, step: Step) -> int:
+        """How many images an epoch of a step has."""
+        every = len(self.data.indices("train"))
+        return min(int(step.options.get("images_per_epoch") or every), every)
 
     def _outcome(self, candidate: Candidate) -> Outcome:
         chain = [step.model_dump(mode="json") for step in candidate.chain]
@@ -133,10 +135,7 @@ class Lab:
             return replace(found, **_no_faster(latency))
         model: nn.Module = self.teacher
         for k, (step, work) in enumerate(zip(candidate.chain, works(self.steps, candidate.chain), strict=True)):
-            began = time.monotonic()
             model = self._apply(model, step, work, self.calibration)
-            if epochs(step) > 0:
-                write_json(work / _PACE, (time.monotonic() - began) / epochs(step))
             waits = "epochs" in step.options and epochs(step) == 0  # a later step trains, and mends this one's answers
             if k < len(candidate.chain) - 1 and not waits:
                 flips = self._flips(self._of_torch(model))

@@ -13,7 +13,7 @@ import numpy as np
 from medge.errors import DataError, MissingError, RecipeError, ToolError
 
 __all__ = [
-    "OUTPUTS", "QUANTISED", "check_image", "check_ports", "check_precision", "is_quantised", "offered", "present",
+    "OUTPUTS", "QUANTISED", "check_image", "check_ports", "check_precision", "is_int8", "offered", "present",
     "refuse_batch",
 ]  # fmt: skip
 
@@ -27,7 +27,7 @@ Array = Any
 _REASON = 160  # characters of an engine's own words that go into a row of a table
 
 
-def is_quantised(precision: str) -> bool:
+def is_int8(precision: str) -> bool:
     """Whether this is the precision of a quantised variant: `int8`, or `int8_` and that of what it leaves in float."""
     return precision.split("_")[0] == QUANTISED
 

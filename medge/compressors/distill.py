@@ -32,7 +32,7 @@ class Options(Training):
     """Whom to train, and how (what is not said here: medge.recovery.Training).
 
     student: a timm model, which gets a head for the classes of the float model, or a folder with a model that medge
-        has fine-tuned (`runs/NAME/2-finetune`) for as many classes; none trains the model of the chain. Features are
+        has fine-tuned (`runs/NAME/2-finetune`) for the same classes; none trains the model of the chain. Features are
         imitated where both networks have as many.
     weights: what a timm student starts from: `timm`, `none`, `package:NAME` or a file, as for finetune.weights.
     """

@@ -33,6 +33,8 @@ TOLERANCE = {
     "float16": {"logits": 0.02, "probability": 0.02},
     "bfloat16": {"logits": 0.05, "probability": 0.05},
     "int8": {"logits": 0.25, "probability": 0.1},
+    "int8_bfloat16": {"logits": 0.25, "probability": 0.1},
+    "int8_float16": {"logits": 0.25, "probability": 0.1},
 }
 GREY_LEVELS = 1  # by which a resized pixel may differ: builds of Pillow round differently
 

@@ -93,7 +93,8 @@ class SearchSection(Section):
     unless none are named), and for the trainings; what would train for longer than the minutes that are left is not
     begun.
     images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.
-    give_up_flips: a chain that has flipped more decisions after a step is given up. rounds, seconds: of each
+    give_up_flips: a chain that has flipped more decisions after a step, but for one whose training follows later, is
+    given up. rounds, seconds: of each
     measurement of latency, at least.
     """
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medge import calibration, console, engines, onnx_lint, onnx_lowering, parity, plugins, variants
-from medge.backends import QUANTISED, is_quantised, offered
+from medge.backends import QUANTISED, is_int8, offered
 from medge.data import dataset
 from medge.data.dataset import DataSet
 from medge.errors import IntegrityError, MissingError, RecipeError, ToolError
@@ -138,8 +138,8 @@ def _targets(section: CompileSection, found: list[CompressedVariant]) -> Iterato
     for variant in found:
         for name, precisions in section.backends.items():
             backend: Any = plugins.load("backends", name)
-            mixed = [precision for precision in precisions if is_quantised(precision)]
-            floats = [precision for precision in precisions if not is_quantised(precision)]
+            mixed = [precision for precision in precisions if is_int8(precision)]
+            floats = [precision for precision in precisions if not is_int8(precision)]
             for precision in dict.fromkeys([QUANTISED, *mixed] if variant.quantised else floats):
                 yield _Target(variant, name, backend, precision)
 

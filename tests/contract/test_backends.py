@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medge import plugins
-from medge.backends import QUANTISED, is_quantised, offered
+from medge.backends import QUANTISED, is_int8, offered
 from medge.errors import DataError, MissingError, RecipeError, ToolError
 from medge.onnx_lint import lint
 from medge.onnx_lowering import lower
@@ -51,7 +51,7 @@ def loaded(name: str, precision: str) -> Any:
 
 def lowered(backend: Any, precision: str, folder: Path, *, size: int = 16) -> tuple[Path, Path]:
     """A graph, and the same graph as the backend wants it."""
-    source = nets.write_net(folder / "source.onnx", BLOCKS, quantised=is_quantised(precision), size=size)
+    source = nets.write_net(folder / "source.onnx", BLOCKS, quantised=is_int8(precision), size=size)
     target = folder / "lowered.onnx"
     lower(source, target, backend.QUANT, calibration_images=nets.images(8, size=size))
     assert lint(target, backend.QUANT) == []
@@ -67,8 +67,8 @@ def test_a_backend_says_what_it_is_as_data(name: str) -> None:
     backend = plugins.load("backends", name)
     assert isinstance(backend.PACKAGE, str)
     assert "float32" in backend.PRECISIONS
-    assert not any(map(is_quantised, backend.PRECISIONS))
-    assert all(is_quantised(p) and p != QUANTISED for p in getattr(backend, "MIXED", ()))
+    assert not any(map(is_int8, backend.PRECISIONS))
+    assert all(is_int8(p) and p != QUANTISED for p in getattr(backend, "MIXED", ()))
     assert isinstance(backend.QUANT, QuantRules)
 
 

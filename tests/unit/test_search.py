@@ -75,8 +75,15 @@ def test_what_is_too_long_is_neither_tried_nor_counted(tmp_path: Path) -> None:
     found = _explore(tmp_path / "t.db", too_long=no_qat)
     assert len(found) == 12
     assert not any(o.key == _candidate(point).key for o in found for point in _qat_points())
-    everything = _explore(tmp_path / "other.db", too_long=lambda candidate, seconds: "too long")
-    assert everything == [], "and the search ends where nothing fits"
+
+
+def test_a_search_ends_where_all_is_too_long_and_a_larger_budget_tries_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _explore(tmp_path / "t.db", too_long=lambda candidate, seconds: "too long") == []
+    assert "The search ends" in capsys.readouterr().err
+    first = [_candidate(point).key for point in first_points(SPACE)]
+    assert [o.key for o in _explore(tmp_path / "t.db")[: len(first)]] == first
 
 
 def _qat_points() -> list[Any]:

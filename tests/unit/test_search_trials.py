@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from medge import trial
+from medge import pace, trial
 from medge.search_space import Candidate
 from medge.search_trials import GIVEN_UP, Lab, overshoot
 from medge.sections import SearchSection, Step, ValidateSection
 from medge.statistics.latency import Ratio
+from medge.variant_reuse import works
 from tests.searches import outcome
 from tests.unit.tables import noisy, table
 
@@ -113,32 +114,27 @@ def test_a_step_that_leaves_the_training_to_a_later_one_is_not_judged(
     assert "flipped after shorten" in found.why
 
 
-def test_a_trial_that_would_not_end_in_time_is_known_by_the_slowest_pace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-
-    def apply(self: Lab, model: Any, step: Step, work: Path, rows: Any) -> None:
-        work.mkdir(parents=True)
-        now[0] += 60 * step.options.get("epochs", 0)
-
-    monkeypatch.setattr("medge.search_trials.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Lab, "_latency", lambda self, c: Ratio(0.5, 0.4, 0.6))
-    monkeypatch.setattr(Lab, "_apply", apply)
-    monkeypatch.setattr(Lab, "_of_torch", lambda self, model: None)
-    monkeypatch.setattr(Lab, "_flips", lambda self, table: 0.0)
-    monkeypatch.setattr(Lab, "_judged", lambda self, candidate, model, found: found)
-    nothing: Any = SimpleNamespace()
-    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path, tmp_path / "steps")
+def test_a_trial_that_would_not_end_in_time_is_known_by_the_pace_so_far(tmp_path: Path) -> None:
+    data = SimpleNamespace(indices=lambda split: range(100))
+    nothing: Any = None
+    lab = Lab(data, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path, tmp_path / "steps")  # type: ignore[arg-type]
     shorten, ptq = Step(compressor="shorten", options={"epochs": 3}), Step(compressor="ptq")
-    long = Candidate((Step(compressor="prune", options={"epochs": 10}), ptq), "int8")
+    long = Candidate((Step(compressor="shorten", options={"epochs": 10}), ptq), "int8")
     assert lab.too_long(long, 1) == "", "nothing is known yet"
-    lab.evaluate(Candidate((shorten, ptq), "int8"))
+    _trained(lab, [shorten], epochs=3, seconds_per_image=0.6)
     assert lab.too_long(long, 600) == ""
     assert lab.too_long(long, 590) == "10 epochs would take about 10 minutes, and 10 are left"
+    few = Step(compressor="shorten", options={"epochs": 10, "images_per_epoch": 50})
+    assert lab.too_long(Candidate((few, ptq), "int8"), 300) == "", "an epoch of half the images takes half the time"
     again = Candidate((shorten, Step(compressor="distill", options={"epochs": 2}), ptq), "int8")
     assert lab.too_long(again, 120) == "", "what begins alike is not trained again"
     assert "2 epochs" in lab.too_long(again, 119)
+
+
+def _trained(lab: Lab, chain: list[Step], *, epochs: int, seconds_per_image: float) -> None:
+    work = works(lab.steps, chain)[-1]
+    work.mkdir(parents=True)
+    pace.note(work / "checkpoint.pt", pace.Pace(epochs, seconds_per_image))
 
 
 def _applied(applied: list[str], step: Step, work: Path) -> None:

@@ -24,7 +24,7 @@ def start(folder: Path, files: Sequence[str], *, precision: str, threads: int) -
     xml, weights = present(folder, files, [".xml", ".bin"])
     core = openvino._package().Core()
     wanted = {
-        "INFERENCE_PRECISION_HINT": openvino._HINTS[precision],
+        "INFERENCE_PRECISION_HINT": openvino._hint(precision),
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
