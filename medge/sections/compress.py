@@ -91,11 +91,9 @@ class SearchSection(Section):
 
     ratios, scales, blocks, epochs: what may be tried for prune, resolution, shorten (and all blocks that can go,
     unless none are named), and for the trainings; what would train for longer than the minutes that are left is not
-    begun.
-    images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.
+    begun. images_per_epoch: training images in each (null: all). distill: also try distillation as a step of its own.
     give_up_flips: a chain that has flipped more decisions after a step, but for one whose training follows later, is
-    given up. rounds, seconds: of each
-    measurement of latency, at least.
+    given up. rounds, seconds: of each measurement of latency, at least.
     """
 
     minutes: Annotated[float, Field(gt=0)] = 60.0
