@@ -24,6 +24,7 @@ from medge.sections import SearchSection
 __all__ = ["Found", "choose", "explore", "front", "run"]
 
 _REPEATS = 40  # so many proposals in a row that were tried before, or would take too long, end the search
+_NAMED = 3  # chains that are not tried, before the rest is only counted
 _FAR = 100.0  # margins: by how much what is too long is said to miss the gate
 
 
@@ -93,7 +94,7 @@ def explore(
         why = "" if wanted.key in done else too_long(wanted, section.minutes * 60 - spent)
         repeats = repeats + 1 if wanted.key in done or why else 0
         if why:
-            if wanted.key not in refused:
+            if wanted.key not in refused and len(refused) < _NAMED:
                 console.say(f"not tried: {wanted.words}: {why}")
             refused.add(wanted.key)
             proposed.set_constraint("margins", _FAR)  # so that the sampler looks elsewhere
@@ -115,6 +116,8 @@ def explore(
         if wanted.key not in done:
             done[wanted.key] = outcome
             say(outcome, f"trial {len(done)}, minute {spent / 60:.1f}")
+    if len(refused) > _NAMED:
+        console.say(f"not tried, all in all: {len(refused)} chains whose training would have outlasted the budget")
     if repeats >= _REPEATS:
         console.say(f"The search ends: {_REPEATS} proposals in a row had been tried before, or would take too long.")
     return list(done.values())
