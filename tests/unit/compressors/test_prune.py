@@ -183,7 +183,7 @@ train = recovery._train
 def dies(run, context, epoch):
     if run.job.first_epoch + epoch == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    train(run, context, epoch)
+    return train(run, context, epoch)
 recovery._train = dies
 prune.apply(teacher, STEPS, context_of(data, teacher, Path(sys.argv[2])))
 """
@@ -204,7 +204,7 @@ def test_a_run_killed_in_its_second_step_ends_with_the_weights_of_one_that_was_n
     assert killed.returncode == -9
     trained: list[int] = []
     train = recovery._train
-    monkeypatch.setattr(recovery, "_train", lambda *a: (trained.append(a[0].job.first_epoch + a[2]), train(*a)))
+    monkeypatch.setattr(recovery, "_train", lambda *a: (trained.append(a[0].job.first_epoch + a[2]), train(*a))[1])
     context = context_of(data, small, tmp_path / "killed")
     found = prune.apply(small, STEPS, context)
     assert trained == [3]

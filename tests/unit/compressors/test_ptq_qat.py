@@ -152,10 +152,10 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     expected = qat.apply(teacher, OPTIONS, whole)
     train = recovery._train
 
-    def killed(run: Any, context: Context, epoch: int) -> None:
+    def killed(run: Any, context: Context, epoch: int) -> int:
         if epoch == 1:
             raise KeyboardInterrupt
-        train(run, context, epoch)
+        return train(run, context, epoch)
 
     context = _context(data, teacher, tmp_path / "killed")
     with monkeypatch.context() as patch:
@@ -163,7 +163,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             qat.apply(teacher, OPTIONS, context)
     trained: list[int] = []
-    monkeypatch.setattr(recovery, "_train", lambda *a: (trained.append(a[2]), train(*a)))
+    monkeypatch.setattr(recovery, "_train", lambda *a: (trained.append(a[2]), train(*a))[1])
     found = qat.apply(teacher, OPTIONS, context)
     assert trained == [1]
     assert found.state_dict().keys() == expected.state_dict().keys()

@@ -55,10 +55,10 @@ def test_a_training_that_is_not_finished_keeps_its_optimizer(
 
     train = recovery._train
 
-    def stopped(run: Any, context: Any, epoch: int) -> None:
+    def stopped(run: Any, context: Any, epoch: int) -> int:
         if epoch == 1:
             raise KeyboardInterrupt
-        train(run, context, epoch)
+        return train(run, context, epoch)
 
     monkeypatch.setattr(recovery, "_train", stopped)
     with pytest.raises(KeyboardInterrupt):

@@ -239,10 +239,10 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     expected = sparsify.apply(small, options, context_of(data, small, tmp_path / "whole"))
     train = recovery._train
 
-    def stops(run: Any, context: Any, epoch: int) -> None:
+    def stops(run: Any, context: Any, epoch: int) -> int:
         if epoch == 1:
             raise KeyboardInterrupt
-        train(run, context, epoch)
+        return train(run, context, epoch)
 
     monkeypatch.setattr(recovery, "_train", stops)
     with pytest.raises(KeyboardInterrupt):
