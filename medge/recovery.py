@@ -128,7 +128,8 @@ def recover(student: nn.Module, job: Job, context: Context) -> nn.Module:
             images = _train(run, context, run.epoch)
             run.judge(_validation_loss(run, context, aim))
             run.save()
-            pace.note(job.checkpoint, pace.Pace(run.epoch, (time.monotonic() - began) / images))
+            trained = job.training.epochs if run.diverged else run.epoch  # what diverged is not trained on
+            pace.note(job.checkpoint, pace.Pace(trained, (time.monotonic() - began) / images))
             console.say(f"{job.name} {run.epoch}/{job.training.epochs}: divergence {run.losses[-1]:.3g}")
     if run.losses:
         context.log.append(run.sentence)

@@ -16,7 +16,7 @@ from typing import Any
 
 from medge import console, plugins
 from medge.errors import MissingError
-from medge.records import to_json
+from medge.records import sha256_of_json, to_json
 from medge.search_space import Candidate, candidate_of, first_layers, first_points, space
 from medge.search_trials import Lab, Outcome, say
 from medge.sections import SearchSection
@@ -81,13 +81,13 @@ def explore(
     `section.trials` or `section.minutes` are reached. What is `too_long` for the seconds that are left is not tried: it
     gives the reason, empty where there is none. Minutes of earlier calls count, also of a trial that was stopped;
     not of one whose process was killed, since nobody wrote them down."""
-    study = _study(database, seed)
+    study = _study(database, seed, coordinates)
     optuna = _optuna()
     distributions = {k: optuna.distributions.CategoricalDistribution(v) for k, v in coordinates.items()}
-    _begin(study, coordinates)
+    again = _begin(study, coordinates)
     done = {o.key: o for o in _outcomes(study)}
     spent = sum(t.user_attrs.get("seconds", 0.0) for t in study.get_trials(deepcopy=False))
-    repeats, refused = 0, set[str]()
+    repeats, refused = -again, set[str]()
     while len(done) < section.trials and spent < section.minutes * 60 and repeats < _REPEATS:
         proposed = study.ask(distributions)
         wanted = candidate(proposed.params)
@@ -156,23 +156,24 @@ def _optuna() -> Any:
     return optuna
 
 
-def _study(database: Path, seed: int) -> Any:
-    """The study in a database, made if need be. A trial proposes from all before it, so one seed a restart will do."""
+def _study(database: Path, seed: int, coordinates: dict[str, tuple[Any, ...]]) -> Any:
+    """The study of a space, made if need be: another processor may have other precisions. A trial proposes from all
+    before it, so one seed a restart will do."""
     optuna = _optuna()
     database.parent.mkdir(parents=True, exist_ok=True)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
     return optuna.create_study(
         storage=f"sqlite:///{database}",
-        study_name="medge",
+        study_name=f"medge-{sha256_of_json(coordinates)[:12]}",
         sampler=sampler,
         directions=["maximize", "minimize"],
         load_if_exists=True,
     )
 
 
-def _begin(study: Any, coordinates: dict[str, tuple[Any, ...]]) -> None:
+def _begin(study: Any, coordinates: dict[str, tuple[Any, ...]]) -> int:
     """Asks for the first points in a new study; in a continued one for the point whose trial was killed, and for those
-    that would have taken too long."""
+    that would have taken too long: how many these are."""
     optuna = _optuna()
     trials = study.get_trials(deepcopy=False)
     if not trials:
@@ -185,9 +186,10 @@ def _begin(study: Any, coordinates: dict[str, tuple[Any, ...]]) -> None:
             again.append(stale.params)
         elif stale.state == optuna.trial.TrialState.PRUNED and "outcome" not in stale.user_attrs:
             again.append(stale.params)
-    for number, params in enumerate(again):
-        if params and params not in again[:number]:
-            study.enqueue_trial(dict(params))
+    distinct = [params for number, params in enumerate(again) if params and params not in again[:number]]
+    for params in distinct:
+        study.enqueue_trial(dict(params))
+    return len(distinct)
 
 
 def _outcomes(study: Any) -> list[Outcome]:

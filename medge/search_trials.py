@@ -18,7 +18,7 @@ from medge import console, pace, plugins, predictions, trial
 from medge.bench_worker import BenchWorker
 from medge.compressors import Context
 from medge.engine_outputs import Runner
-from medge.errors import RecipeError, ToolError
+from medge.errors import DataError, RecipeError, ToolError
 from medge.quick_latency import Built, QuickBench
 from medge.records import from_json, read_json, write_json
 from medge.search_space import Candidate, epochs, untrained
@@ -94,19 +94,27 @@ class Lab:
         path = self.work / "outcomes" / f"{candidate.key}.json"
         if path.is_file():
             return Outcome.of(read_json(path))
-        try:
-            found = self._evaluate(candidate)
-        except (RecipeError, ToolError) as error:  # this chain cannot be followed; others can
-            found = replace(self._outcome(candidate), why=error.message)
+        found = self._unless_refused(candidate, lambda: self._evaluate(candidate))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
         return found
 
     def known(self, candidate: Candidate, onnx: Path) -> Outcome:
         """The outcome of a chain that has been followed already, of the ONNX file it led to: nothing is trained."""
-        bench = self._bench()
-        built = bench.build_onnx(f"known-{candidate.key}", onnx, precision=candidate.precision)
-        return self._of_built(built, bench, self._outcome(candidate))
+
+        def judged() -> Outcome:
+            bench = self._bench()
+            built = bench.build_onnx(f"known-{candidate.key}", onnx, precision=candidate.precision)
+            return self._of_built(built, bench, self._outcome(candidate))
+
+        return self._unless_refused(candidate, judged)
+
+    def _unless_refused(self, candidate: Candidate, judged: Callable[[], Outcome]) -> Outcome:
+        """A chain that cannot be followed, an engine that is refused or whose outputs are no numbers: others can be."""
+        try:
+            return judged()
+        except (DataError, RecipeError, ToolError) as error:
+            return replace(self._outcome(candidate), why=error.message)
 
     def too_long(self, candidate: Candidate, seconds: float) -> str:
         """Why its trainings would not end in so many seconds, at the pace so far (medge.pace); empty where they would,

@@ -56,7 +56,7 @@ class Rollback(Section):
 
 
 class Variant(Section):
-    """Chains to try in order, then again with a rollback: the first one whose gate passes is kept, else the last."""
+    """Chains to try in order, then again with a rollback: the first one whose gate passes is kept, else the best."""
 
     first_passing: tuple[tuple[Step, ...], ...]
     rollback: Rollback | None = Rollback()

@@ -131,7 +131,7 @@ def _search(
         console.say(f"That is the recipe's own variant {same}; no other is made.")
     elif result.chosen is not None and result.chosen.chain:
         chain = tuple(Step.model_validate(step) for step in result.chosen.chain)
-        variant = Variant(first_passing=(chain,))
+        variant = Variant(first_passing=(chain,), rollback=None)  # what was measured and judged, not another
         found_of = sha256_of_json([made_of[variant_reuse.TRIALS], variant.model_dump(mode="json"), result.sentence])
         found.append(_variant(bench, variant_reuse.SEARCH, found_of, variant, log=[result.sentence]))
     verdict = {"verdict": "fail"} if result.chosen is None else {}
@@ -149,7 +149,7 @@ def _candidate(variant: CompressedVariant) -> Candidate:
 
 def _variant(bench: Bench, name: str, made_of: str, variant: Variant, *, log: Sequence[str] = ()) -> CompressedVariant:
     """Tries the variant's chains in order and keeps the first that passes the gate with no more flips than wanted, else
-    of those that pass the one with the fewest flips, else the last.
+    the one with the best verdict, and of these the one with the fewest flips.
 
     Where none passes as it is, they are mended by a rollback, again in order: a chain that somebody wrote down to be
     tried is worth more than a layer found on some hundred images.
@@ -170,12 +170,12 @@ def _variant(bench: Bench, name: str, made_of: str, variant: Variant, *, log: Se
         console.say(f"{name}: {attempt.log[-1]}".replace("[", r"\["))
         if attempt.verdict == "pass" and _flips_enough(attempt.gate, variant.rollback):
             break
-    passing = [one for one in attempts if one[0].verdict == "pass"]
-    passing = [one for one in passing if _flips_enough(one[0].gate, variant.rollback)] or passing
-    attempt, place, chain = min(passing, key=lambda one: one[0].gate["flips"]["rate"]) if passing else attempts[-1]
-    why = "it passed the gate" if passing else "no chain passed the gate and it is the last"
-    if passing and not _flips_enough(attempt.gate, variant.rollback):
-        why += " with the fewest flips, more than the rollback was to leave"
+    attempt, place, chain = min(attempts, key=lambda one: _rank(one[0]))
+    why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate"
+    if len(attempts) > 1 and attempt is not attempts[-1][0]:
+        why += ", and it has the best verdict with the fewest flips"
+    if attempt.verdict == "pass" and not _flips_enough(attempt.gate, variant.rollback):
+        why += "; more flip than the rollback was to leave"
     kept = CompressedVariant(
         name, attempt.quantised, attempt.chain, [*tried, f"[{names(chain)}] is kept: {why}."],
         attempt.onnx_sha256, attempt.verdict, attempt.gate, attempt.in_float, made_of,
@@ -198,6 +198,11 @@ def _order(variant: Variant) -> list[tuple[int, Rollback | None]]:
         return [(0, section)]
     names = [[step.compressor for step in chain] for chain in chains_of]
     return plain + [(k, section) for k in range(len(chains_of)) if chains.quantises(names[k])]
+
+
+def _rank(attempt: CompressedVariant) -> tuple[int, float]:
+    """Small is good."""
+    return (("pass", "inconclusive", "fail").index(attempt.verdict), attempt.gate["flips"]["rate"])
 
 
 def _flips_enough(figures: dict[str, Any], section: Rollback | None) -> bool:

@@ -86,6 +86,29 @@ def test_a_search_ends_where_all_is_too_long_and_a_larger_budget_tries_that(
     assert [o.key for o in _explore(tmp_path / "t.db")[: len(first)]] == first
 
 
+def test_what_was_too_long_before_does_not_end_a_search_that_continues(tmp_path: Path) -> None:
+    """There is more of it than proposals in a row that may lead to nothing."""
+    refused: set[str] = set()
+
+    def all_of_it(candidate: Candidate, seconds: float) -> str:
+        refused.add(candidate.key)
+        return "too long"
+
+    for _ in range(2):
+        assert _explore(tmp_path / "t.db", too_long=all_of_it) == []
+    assert len(refused) > search._REPEATS
+    one = SECTION.model_copy(update={"trials": 1})
+    as_before = lambda candidate, seconds: "too long" if candidate.key in refused else ""  # noqa: E731
+    assert len(_explore(tmp_path / "t.db", section=one, too_long=as_before)) == 1
+
+
+def test_another_space_is_another_study(tmp_path: Path) -> None:
+    _explore(tmp_path / "t.db")
+    fewer = {**SPACE, "precision": ("float32",)}
+    found = search.explore(fewer, _candidate, _made_up, section=SECTION, database=tmp_path / "t.db", seed=0)
+    assert len(found) == SECTION.trials
+
+
 def _qat_points() -> list[Any]:
     return [point for point in first_points(SPACE) if point["quantiser"] == "qat"]
 

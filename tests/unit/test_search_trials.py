@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from medge import pace, trial
+from medge.errors import DataError
 from medge.search_space import Candidate
 from medge.search_trials import GIVEN_UP, Lab, overshoot
 from medge.sections import SearchSection, Step, ValidateSection
@@ -112,6 +113,24 @@ def test_a_step_that_leaves_the_training_to_a_later_one_is_not_judged(
     found = lab.evaluate(Candidate((untrained, Step(compressor="shorten"), Step(compressor="ptq")), "int8"))
     assert applied == ["resolution", "shorten"]
     assert "flipped after shorten" in found.why
+
+
+def test_an_engine_whose_outputs_are_no_numbers_ends_its_trial_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_numbers(self: Any, built: Any, bench: Any, found: Any) -> Any:
+        raise DataError("The engine's table has NaN.", fix="Use another precision.")
+
+    bench = SimpleNamespace(build=lambda *a, **k: None, build_onnx=lambda *a, **k: None)
+    monkeypatch.setattr(Lab, "_bench", lambda self: bench)
+    monkeypatch.setattr(Lab, "_latency", lambda self, c: Ratio(0.5, 0.4, 0.6))
+    monkeypatch.setattr(Lab, "_of_built", not_numbers)
+    nothing: Any = SimpleNamespace()
+    lab = Lab(nothing, nothing, nothing, ValidateSection(), SearchSection(), 0, tmp_path, tmp_path / "steps")
+    tried = lab.evaluate(Candidate((), "float16"))
+    assert (tried.verdict, tried.why) == (GIVEN_UP, "The engine's table has NaN.")
+    own = lab.known(Candidate((Step(compressor="ptq"),), "int8"), tmp_path / "model.onnx")
+    assert (own.verdict, own.why) == (GIVEN_UP, "The engine's table has NaN.")
 
 
 def test_a_trial_that_would_not_end_in_time_is_known_by_the_pace_so_far(tmp_path: Path) -> None:

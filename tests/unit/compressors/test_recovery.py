@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from medge import plugins
+from medge import pace, plugins
 from medge.data import dataset
 from medge.model import Classifier
 from medge.recovery import Job, Training, recover
@@ -67,6 +67,13 @@ def test_a_training_that_is_not_finished_keeps_its_optimizer(
     monkeypatch.undo()
     again = _trained(small, data, tmp_path / "killed")
     assert torch.equal(_weights(again), _weights(_trained(small, data, tmp_path / "whole")))
+
+
+def test_a_training_that_diverged_has_no_epochs_left(small: Classifier, data: dataset.DataSet, tmp_path: Path) -> None:
+    work = tmp_path / "test-key"
+    work.mkdir()
+    _trained(small, data, work, epochs=8, learning_rate=1e30)
+    assert pace.left([pace.Planned(8, 16, work)])[0] == 0
 
 
 @pytest.mark.parametrize("augment", [True, False])

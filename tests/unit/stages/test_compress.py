@@ -108,11 +108,12 @@ def test_the_first_chain_that_passes_is_kept_with_why_the_others_were_not(
     assert re.fullmatch(r"calibration/phantom-[0-9a-f]{8}-0\.csv", listed["path"])
 
 
-def test_the_last_chain_is_kept_where_none_passes(shifting: Shifting, inputs: Any, work: Path) -> None:
+def test_the_best_chain_is_kept_where_none_passes(shifting: Shifting, inputs: Any, work: Path) -> None:
     values = compress.run(_section(50.0, 60.0), inputs, work, 0)
     assert values["variants"]["v"]["verdict"] == "fail"
-    assert values["variants"]["v"]["chain"][0]["options"] == {"by": 60.0}
-    assert variants.load(work / "v").log[-1] == "[shift] is kept: no chain passed the gate and it is the last."
+    assert values["variants"]["v"]["chain"][0]["options"] == {"by": 50.0}, "it flips as many, and was tried first"
+    best = "it has the best verdict with the fewest flips"
+    assert variants.load(work / "v").log[-1] == f"[shift] is kept: no chain passed the gate, and {best}."
 
 
 def test_what_is_written_is_what_was_judged(shifting: Shifting, inputs: Any, work: Path) -> None:
@@ -222,12 +223,22 @@ def test_a_variant_without_rollback_says_nothing_of_layers(inputs: Any, work: Pa
         (
             {(0, 0): ("pass", 0.008), (1, 0): ("fail", 0.02), (0, 1): ("pass", 0.007), (1, 1): ("fail", 0.03)},
             (0, 0.007),
-            "with the fewest flips, more than the rollback was to leave.",
+            "with the fewest flips; more flip than the rollback was to leave.",
         ),
         (
             {(0, 0): ("fail", 0.03), (1, 0): ("fail", 0.02), (0, 1): ("fail", 0.03), (1, 1): ("fail", 0.02)},
             (1, 0.02),
-            "no chain passed the gate and it is the last.",
+            "no chain passed the gate, and it has the best verdict with the fewest flips.",
+        ),
+        (
+            {
+                (0, 0): ("inconclusive", 0.01),
+                (1, 0): ("fail", 0.0),
+                (0, 1): ("inconclusive", 0.02),
+                (1, 1): ("fail", 0.0),
+            },
+            (0, 0.01),
+            "no chain passed the gate, and it has the best verdict with the fewest flips.",
         ),
     ],
 )
