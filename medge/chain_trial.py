@@ -89,7 +89,8 @@ def names(chain: Sequence[Step]) -> str:
 def sentence(figures: dict[str, Any]) -> str:
     """The gate's verdict in words, with the figures that decide most often."""
     flips, auc = figures["flips"], figures.get("auc")
-    parts = [f"{flips['count']} decisions flipped ({flips['rate']:.2%})"]
+    expected = "" if flips["expected"] is None else f", {flips['expected']:.2%} expected"
+    parts = [f"{flips['count']} decisions flipped ({flips['rate']:.2%}{expected})"]
     if auc is not None:
         parts.append(f"AUC {auc['difference']:+.4f}")
     others = [

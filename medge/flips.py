@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from medge.metrics import Model
 from medge.pairing import Paired
 
-__all__ = ["KINDS", "ledger"]
+__all__ = ["KINDS", "expected_rate", "ledger"]
 
 # In the order of the ledger. The last three are of more than two classes.
 KINDS = (
     "new miss", "new alarm", "corrected miss", "corrected alarm", "new error", "corrected error", "other error",
 )  # fmt: skip
+_NEIGHBOURS = 50  # on either side
 
 
 def ledger(judged: Paired, before: Model, after: Model) -> dict[str, Any]:
@@ -49,6 +52,23 @@ def ledger(judged: Paired, before: Model, after: Model) -> dict[str, Any]:
     if judged.classes > 2:
         counts |= {"new_misses": None, "new_alarms": None}  # words of two classes: there is nothing to count
     return {"rate": len(rows) / len(judged), "count": len(rows), **counts, "rows": rows}
+
+
+def expected_rate(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """The share of decisions that flips where each image meets the errors of those with a like score, not just its own.
+
+    before, after: how far the float model's score and the engine's lie above the threshold, float64 [N]; an error is
+    their difference. Each image is given in turn the errors of up to 101 images that are next to it in `before`, its
+    own among them. The mean is the share that is counted, within what these images can tell; its spread is half as
+    wide, as if there were four times as many (tests/unit/test_flips.py).
+    """
+    order = np.argsort(before, kind="stable")
+    margins, errors = before[order], (after - before)[order]
+    padded = np.pad(errors, _NEIGHBOURS, constant_values=np.nan)
+    near = sliding_window_view(padded, 2 * _NEIGHBOURS + 1)
+    known = ~np.isnan(near)
+    flipped = known & ((margins[:, None] + near >= 0) != (margins[:, None] >= 0))
+    return float((flipped.sum(axis=1) / known.sum(axis=1)).mean())
 
 
 def _kind(label: int, before: int, after: int, classes: int) -> str:

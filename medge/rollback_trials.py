@@ -147,7 +147,7 @@ class Trials:
 
 def _brief(figures: Figures) -> Figures:
     """What a search reads of the gate's figures."""
-    flips = {name: float(figures["flips"][name]) for name in ("rate", "limit")}
+    flips = {name: figures["flips"].get(name) for name in ("rate", "expected", "limit")}
     found: Figures = {"verdict": str(figures["verdict"]), "flips": flips}
     if "auc" in figures:
         found["auc"] = {name: float(figures["auc"][name]) for name in ("engine", "difference")}

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medge import calibration, chains, console, heap, predictions, variant_reuse
+from medge import calibration, chains, console, heap, predictions, rollback, variant_reuse
 from medge.backends import QUANTISED
 from medge.chain_trial import Bench, apply, judged, names, sentence
 from medge.compressors import Context
@@ -207,7 +207,7 @@ def _rank(attempt: CompressedVariant) -> tuple[int, float]:
 
 def _flips_enough(figures: dict[str, Any], section: Rollback | None) -> bool:
     """Whether no more decisions flip than the recipe's rollback asks for, where it does."""
-    return section is None or section.flips is None or figures["flips"]["rate"] <= section.flips
+    return section is None or rollback.flips_few(figures, section, otherwise=1.0)
 
 
 def _attempt(

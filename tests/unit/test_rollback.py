@@ -329,6 +329,17 @@ def test_a_model_that_is_good_enough_is_not_searched() -> None:
     assert not rollback.is_reached(figures, Rollback(flips=0.001), "inconclusive")
 
 
+def test_where_the_recipe_names_a_share_of_flips_what_is_expected_counts_too() -> None:
+    figures = {"verdict": "pass", "flips": {"rate": 0.0, "expected": 0.006, "limit": 0.02}}
+    assert rollback.is_reached(figures, Rollback(flips=0.006), "pass")
+    assert not rollback.is_reached(figures, Rollback(flips=0.005), "pass")
+    assert rollback.is_reached({**figures, "flips": {"rate": 0.0, "expected": 0.03, "limit": 0.02}}, Rollback(), "pass")
+    fewer = {**figures, "flips": {**figures["flips"], "expected": 0.005}}
+    assert rollback.rank(fewer, "pass") < rollback.rank(figures, "pass")
+    of_classes = {**figures, "flips": {"rate": 0.0, "expected": None, "limit": 0.02}}
+    assert rollback.is_reached(of_classes, Rollback(flips=0.005), "pass")
+
+
 def test_parts_are_split_down_to_single_layers_by_their_modules() -> None:
     names = ["b.stem", "b.blocks.0.a", "b.blocks.0.b", "b.blocks.1.a", "b.blocks.1:add"]
     layers = [quantised.Layer(name, frozenset({name})) for name in names]
