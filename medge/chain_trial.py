@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medge import calibration, plugins, predictions, trial
+from medge import calibration, flips, plugins, predictions, trial
 from medge.compressors import Context
+from medge.pairing import Paired, pair
 from medge.predictions import Predictions
 from medge.sections import Step, ValidateSection
+from medge.statistics.scores import positive_score
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,9 +72,19 @@ def judged(bench: Bench, name: str, chain: Sequence[Step], model: nn.Module) -> 
 
 
 def figures(bench: Bench, table: Predictions) -> dict[str, Any]:
-    """The gate's figures of a table of validation images."""
+    """The gate's figures of a table of validation images, and of two classes the share that is expected to flip."""
     reference = bench.reference
-    return trial.summary(trial.judge(reference, table, reference, table, section=bench.gate, seed=bench.seed))
+    judged = trial.judge(reference, table, reference, table, section=bench.gate, seed=bench.seed)
+    found = trial.summary(judged)
+    found["flips"]["expected"] = _expected_flips(pair(reference, table, name="validation"), judged.cuts)
+    return found
+
+
+def _expected_flips(both: Paired, cuts: dict[str, float | None]) -> float | None:
+    if cuts["float"] is None or cuts["used"] is None:
+        return None
+    before, after = positive_score(both.float_logits), positive_score(both.engine_logits)
+    return flips.expected_rate(before - cuts["float"], after - cuts["used"])
 
 
 def _outputs(bench: Bench, model: nn.Module, name: str) -> Predictions:
@@ -88,9 +100,9 @@ def names(chain: Sequence[Step]) -> str:
 
 def sentence(figures: dict[str, Any]) -> str:
     """The gate's verdict in words, with the figures that decide most often."""
-    flips, auc = figures["flips"], figures.get("auc")
-    expected = "" if flips["expected"] is None else f", {flips['expected']:.2%} expected"
-    parts = [f"{flips['count']} decisions flipped ({flips['rate']:.2%}{expected})"]
+    flipped, auc = figures["flips"], figures.get("auc")
+    expected = "" if flipped.get("expected") is None else f", {flipped['expected']:.2%} expected"
+    parts = [f"{flipped['count']} decisions flipped ({flipped['rate']:.2%}{expected})"]
     if auc is not None:
         parts.append(f"AUC {auc['difference']:+.4f}")
     others = [

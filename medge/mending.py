@@ -50,7 +50,7 @@ def mended(
         quantised.remove(model, found.quantisers)
         tried.append(replace(judged(bench, name, chain, model), in_float=found.layers))
         log.append(f"[{names(chain)}] with the quantisers of these layers taken out, {sentence(tried[-1].figures)}")
-    kept = min(tried, key=lambda m: rollback.rank(m.figures, best))
+    kept = min(tried, key=lambda m: rollback.rank(m.figures, best, section))
     if kept is not tried[-1]:
         which = "as it was, all quantised" if kept is made else "as it was quantised again"
         log.append(f"[{names(chain)}] is taken {which}: that is no worse.")

@@ -20,7 +20,7 @@ from medge.quantised import Layer, Served
 from medge.rollback_trials import Asked, Figures, Trials, divergence
 from medge.sections import Rollback
 
-__all__ = ["Found", "flips_few", "is_reached", "rank", "search"]
+__all__ = ["Found", "flips_few", "is_reached", "rank", "search", "share_of_flips"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,19 @@ def is_reached(figures: Figures, section: Rollback, best_verdict: str) -> bool:
 
 
 def flips_few(figures: Figures, section: Rollback, *, otherwise: float) -> bool:
-    """Whether no larger share of decisions flips than the recipe names, counted and expected (medge.flips); where it
-    names none, whether no more than `otherwise` are counted."""
-    if section.flips is None:
-        return bool(figures["flips"]["rate"] <= otherwise)
-    return _flips(figures) <= section.flips
+    """Whether no larger share of decisions flips than the recipe names; where it names none, than `otherwise`."""
+    wanted = section.flips if section.flips is not None else otherwise
+    return share_of_flips(figures, section) <= wanted
 
 
-def _flips(figures: Figures) -> float:
-    """The larger of the share that is counted and the share that is expected. A few hundred images count 0 or 1 flips
-    of an engine that changes one decision in two hundred; what is expected of them tells twice as exactly."""
-    return float(max(figures["flips"]["rate"], figures["flips"].get("expected") or 0.0))
+def share_of_flips(figures: Figures, section: Rollback | None) -> float:
+    """The share that is counted; where the recipe names a share to go on to, the expected one if that is larger
+    (medge.flips): a few hundred images count 0 or 1 flips of an engine that changes one decision in two hundred.
+    An expectation is never 0, so where none at all may flip only the count can say it."""
+    counted = float(figures["flips"]["rate"])
+    if section is None or not section.flips:
+        return counted
+    return max(counted, figures["flips"].get("expected") or 0.0)
 
 
 def _is_enough(figures: Figures, section: Rollback, best_verdict: str) -> bool:
@@ -184,7 +186,9 @@ class _Search:
 
     def _found(self, layers: int, stopped: str) -> Found:
         """With the layers up to the best state; those after it did not help the gate."""
-        kept = min(range(len(self.states)), key=lambda k: rank(self.states[k].figures, self.asked.best_verdict))
+        kept = min(
+            range(len(self.states)), key=lambda k: rank(self.states[k].figures, self.asked.best_verdict, self.section)
+        )
         chosen = self.chosen[:kept]
         images = f"{len(self.trials.subset)} of {len(self.asked.rows)} validation images"
         last = (
@@ -198,11 +202,10 @@ class _Search:
         )  # fmt: skip
 
 
-def rank(figures: Figures, best_verdict: str) -> tuple[bool, float, float]:
-    """Small is good: whether the verdict is worse than the best first, then flips (counted or expected, whichever are
-    more), then what the AUC lost."""
+def rank(figures: Figures, best_verdict: str, section: Rollback) -> tuple[bool, float, float]:
+    """Small is good: whether the verdict is worse than the best first, then flips, then what the AUC lost."""
     lost = -figures["auc"]["difference"] if "auc" in figures else 0.0
-    return (not _is_best(figures, best_verdict), _flips(figures), lost)
+    return (not _is_best(figures, best_verdict), share_of_flips(figures, section), lost)
 
 
 def _verdict_in_words(verdict: str) -> str:

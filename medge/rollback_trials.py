@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Figures", "Trials", "divergence"]
 
-Figures = dict[str, Any]  # medge.trial.summary
+Figures = dict[str, Any]  # medge.chain_trial.figures
+
+_FIGURES = ("rate", "expected", "limit")  # of the flips, in a trial's line
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Trials:
 
     @property
     def key(self) -> str:
-        return sha256_of_json({"asked": self.asked.key, "images": self.section.images})
+        return sha256_of_json({"asked": self.asked.key, "images": self.section.images, "figures": _FIGURES})
 
     @property
     def subset(self) -> NDArray[np.int64]:
@@ -147,7 +149,7 @@ class Trials:
 
 def _brief(figures: Figures) -> Figures:
     """What a search reads of the gate's figures."""
-    flips = {name: figures["flips"].get(name) for name in ("rate", "expected", "limit")}
+    flips = {name: figures["flips"].get(name) for name in _FIGURES}
     found: Figures = {"verdict": str(figures["verdict"]), "flips": flips}
     if "auc" in figures:
         found["auc"] = {name: float(figures["auc"][name]) for name in ("engine", "difference")}

@@ -36,7 +36,6 @@ from medge.records import sha256_of_json
 from medge.sections import ValidateSection
 from medge.statistics.bootstrap import group_index, resample, totals
 from medge.statistics.mcnemar import exact_p
-from medge.statistics.scores import positive_score
 from medge.subgroups import Subgroup, by_subgroup
 
 __all__ = ["Check", "Trial", "judge", "summary", "trial_of_files"]
@@ -51,8 +50,7 @@ class Trial:
 
     metrics and confusion: {"float", "engine"}, the engine at the threshold of the recipe's `transfer`; confusion rows
     are the truth. thresholds: plain probabilities before temperature (None for more than two classes); cuts: the same
-    as log odds, exact where probabilities round to 0 or 1. temperature: the engine's. flips: see medge.flips, and
-    `expected`: flips.expected_rate, None for more than two classes.
+    as log odds, exact where probabilities round to 0 or 1. temperature: the engine's. flips: see medge.flips.
     mcnemar: exact p of the changed rightness, reported only. images: judged images of each class; repeated: further
     copies of an image, counted once. protocol_sha256: of the section. subgroups: see medge.subgroups; columns with
     too many values are named as left out. notes: what a reader must know beside the verdict.
@@ -180,7 +178,7 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
             "engine": metrics(used, resampled[section.transfer]),
         },
         confusion={"float": _confusion(models["float"]), "engine": _confusion(used)},
-        flips={**flips.ledger(judged, models["float"], used), "expected": _expected_flips(judged, at, section)},
+        flips=flips.ledger(judged, models["float"], used),
         thresholds=at.thresholds(section.transfer),
         cuts=at.cuts(section.transfer),
         temperature=at.temperature_engine,
@@ -194,14 +192,6 @@ def _judge(judged: Paired, at: operating.Operating, section: ValidateSection, se
         subgroups_left_out=left_out,
         notes=cautions(made, alike=groups < len(judged)),
     )
-
-
-def _expected_flips(judged: Paired, at: operating.Operating, section: ValidateSection) -> float | None:
-    cuts = at.cuts(section.transfer)
-    if cuts["float"] is None or cuts["used"] is None:
-        return None
-    before, after = positive_score(judged.float_logits), positive_score(judged.engine_logits)
-    return flips.expected_rate(before - cuts["float"], after - cuts["used"])
 
 
 def _resampled(

@@ -170,7 +170,7 @@ def _variant(bench: Bench, name: str, made_of: str, variant: Variant, *, log: Se
         console.say(f"{name}: {attempt.log[-1]}".replace("[", r"\["))
         if attempt.verdict == "pass" and _flips_enough(attempt.gate, variant.rollback):
             break
-    attempt, place, chain = min(attempts, key=lambda one: _rank(one[0]))
+    attempt, place, chain = min(attempts, key=lambda one: _rank(one[0], variant.rollback))
     why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate"
     if len(attempts) > 1 and attempt is not attempts[-1][0]:
         why += ", and it has the best verdict with the fewest flips"
@@ -200,9 +200,10 @@ def _order(variant: Variant) -> list[tuple[int, Rollback | None]]:
     return plain + [(k, section) for k in range(len(chains_of)) if chains.quantises(names[k])]
 
 
-def _rank(attempt: CompressedVariant) -> tuple[int, float]:
+def _rank(attempt: CompressedVariant, section: Rollback | None) -> tuple[int, float]:
     """Small is good."""
-    return (("pass", "inconclusive", "fail").index(attempt.verdict), attempt.gate["flips"]["rate"])
+    flips = rollback.share_of_flips(attempt.gate, section)
+    return (("pass", "inconclusive", "fail").index(attempt.verdict), flips)
 
 
 def _flips_enough(figures: dict[str, Any], section: Rollback | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,35 +13,73 @@ from numpy.typing import NDArray
 from medge import flips
 
 Floats = NDArray[np.float64]
+Errors = Callable[[np.random.Generator, Floats], Floats]
 
 
 def _scores(generator: np.random.Generator, images: int) -> Floats:
-    """Like those of a good model: two heaps, few images between them."""
-    return generator.normal(0, 3, images) + np.where(generator.random(images) < 0.7, 3, -3)
+    """Like those of a good model on chest X-rays: one image in twenty within 1.5 of the threshold."""
+    positive = generator.random(images) < 0.73
+    return np.where(positive, generator.normal(6, 2.6, images), generator.normal(-5, 2.2, images))
+
+
+def _alike(generator: np.random.Generator, scores: Floats) -> Floats:
+    return generator.normal(0, 0.25, len(scores))
+
+
+def _shrinking(generator: np.random.Generator, scores: Floats) -> Floats:
+    return -0.1 * scores + generator.normal(0, 0.1, len(scores))
+
+
+def _growing(generator: np.random.Generator, scores: Floats) -> Floats:
+    return generator.normal(0, 1, len(scores)) * (0.1 + 0.1 * np.abs(scores))
 
 
 def _counted(before: Floats, after: Floats) -> float:
     return float(((before >= 0) != (after >= 0)).mean())
 
 
-@pytest.mark.parametrize("spread", [0.05, 0.1, 0.3])
-def test_it_is_the_share_that_is_counted_with_half_the_spread(spread: float) -> None:
+@pytest.fixture(scope="module", params=[(_alike, 1.0), (_shrinking, 1.0), (_growing, 2.0)], ids=lambda p: p[0].__name__)
+def told(request: pytest.FixtureRequest) -> tuple[Floats, Floats, float]:
+    """Of 300 sets of 486 images: what is counted, what is expected, and how many times too large that may be."""
+    errors, factor = request.param
     generator = np.random.default_rng(0)
     counted, expected = [], []
-    for _ in range(200):
+    for _ in range(300):
         before = _scores(generator, 486)
-        after = before + generator.normal(0, spread, 486)
+        after = before + errors(generator, before)
         counted.append(_counted(before, after))
         expected.append(flips.expected_rate(before, after))
-    assert np.mean(expected) == pytest.approx(np.mean(counted), abs=3 * np.std(counted) / np.sqrt(200))
-    assert np.std(expected) < 0.65 * np.std(counted)
+    return np.array(counted), np.array(expected), factor
 
 
-def test_errors_stay_with_images_of_a_like_score() -> None:
-    """Far from the threshold they are large, as those of saturated logits are; near it there are none."""
-    before = np.concatenate([np.linspace(-9, -8, 300), np.linspace(-1, 1, 300), np.linspace(8, 9, 300)])
-    errors = np.where(np.abs(before) > 5, 3.0, 0.0)
-    assert flips.expected_rate(before, before + errors) == pytest.approx(0, abs=0.02)
+def test_on_average_it_is_what_is_counted_or_where_errors_grow_more(told: tuple[Floats, Floats, float]) -> None:
+    counted, expected, factor = told
+    exactly = 3 * counted.std() / np.sqrt(len(counted))
+    assert counted.mean() - exactly < expected.mean() < factor * counted.mean() + exactly
+
+
+def test_it_scatters_less_than_what_is_counted(told: tuple[Floats, Floats, float]) -> None:
+    counted, expected, _ = told
+    assert expected.std() < 0.75 * counted.std()
+
+
+def test_where_nothing_is_counted_it_still_tells_many_flips_from_few() -> None:
+    """The luck of a few hundred images: none of them flips, whichever of two engines it is."""
+    generator = np.random.default_rng(0)
+    lucky: dict[float, list[float]] = {0.1: [], 0.3: []}
+    while min(map(len, lucky.values())) < 20:
+        before = _scores(generator, 486)
+        for spread, found in lucky.items():
+            after = before + generator.normal(0, spread, len(before))
+            if _counted(before, after) == 0:
+                found.append(flips.expected_rate(before, after))
+    assert np.median(lucky[0.3]) > 2 * np.median(lucky[0.1])
+
+
+def test_errors_along_a_line_flip_nothing_that_they_do_not_flip_themselves() -> None:
+    before = np.linspace(-3, 3, 100)
+    assert flips.expected_rate(before, 2 * before) == 0
+    assert flips.expected_rate(before, 0.1 * before) == 0
 
 
 def test_a_threshold_that_moves_past_half_of_the_images_flips_half_of_them() -> None:

@@ -317,9 +317,10 @@ def test_the_verdict_ranks_before_flips_and_flips_before_the_auc() -> None:
         figures("inconclusive", 0.02, 0.01), figures("inconclusive", 0.02, -0.01), figures("inconclusive", 0.03, 0.02),
         figures("fail", 0.01, 0.03), figures("fail", 0.01, 0.02), figures("fail", 0.02, 0.04),
     ]  # fmt: skip
-    assert sorted(reversed(order), key=lambda one: rollback.rank(one, "inconclusive")) == order
+    assert sorted(reversed(order), key=lambda one: rollback.rank(one, "inconclusive", Rollback())) == order
     without = {"verdict": "inconclusive", "flips": {"rate": 0.02}}
-    assert rollback.rank(without, "inconclusive") == rollback.rank(figures("pass", 0.02, 0.0), "inconclusive")
+    passing = figures("pass", 0.02, 0.0)
+    assert rollback.rank(without, "inconclusive", Rollback()) == rollback.rank(passing, "inconclusive", Rollback())
 
 
 def test_a_model_that_is_good_enough_is_not_searched() -> None:
@@ -335,7 +336,9 @@ def test_where_the_recipe_names_a_share_of_flips_what_is_expected_counts_too() -
     assert not rollback.is_reached(figures, Rollback(flips=0.005), "pass")
     assert rollback.is_reached({**figures, "flips": {"rate": 0.0, "expected": 0.03, "limit": 0.02}}, Rollback(), "pass")
     fewer = {**figures, "flips": {**figures["flips"], "expected": 0.005}}
-    assert rollback.rank(fewer, "pass") < rollback.rank(figures, "pass")
+    assert rollback.rank(fewer, "pass", Rollback(flips=0.004)) < rollback.rank(figures, "pass", Rollback(flips=0.004))
+    assert rollback.rank(fewer, "pass", Rollback()) == rollback.rank(figures, "pass", Rollback())
+    assert rollback.is_reached(figures, Rollback(flips=0), "pass"), "an expectation is never 0"
     of_classes = {**figures, "flips": {"rate": 0.0, "expected": None, "limit": 0.02}}
     assert rollback.is_reached(of_classes, Rollback(flips=0.005), "pass")
 

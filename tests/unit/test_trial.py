@@ -53,16 +53,6 @@ def test_the_gate_has_the_checks_of_the_specification():
     assert many == ["auc", "recall_0", "recall_1", "recall_2", "accuracy", "f1", "flips", "ece"]
 
 
-def test_flips_are_expected_at_each_models_own_threshold_and_of_two_classes_alone():
-    before = table()
-    moved = dataclasses.replace(before, logits=before.logits + np.array([0.0, 0.7]))
-    assert of(before, moved, transfer="refitted").flips["expected"] == 0.0
-    assert of(before, moved, transfer="carried").flips["expected"] == pytest.approx(
-        of(before, moved, transfer="carried").flips["rate"], rel=0.2
-    )
-    assert of(table(classes=3), table(classes=3)).flips["expected"] is None
-
-
 @pytest.mark.parametrize("classes", [2, 4])
 def test_a_ruined_engine_fails_every_bound(classes):
     before = table(1200, classes=classes)
