@@ -1,0 +1,166 @@
+"""What compression is to reach, beside what was measured: read from benchmarks/results alone, nothing is run.
+
+    python benchmarks/compression_aims.py
+
+One row an aim: the figure with its interval, whether it is met, and the file that it is from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from medge.records import read_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+FLOAT = "float/openvino-float32"
+
+
+@dataclass(frozen=True)
+class Row:
+    """met: None where there is nothing to reach, and the figure is reported."""
+
+    aim: str
+    measured: str
+    met: bool | None
+    file: str
+
+
+def main() -> None:
+    table = Table(*(Column(name, overflow="fold") for name in ("aim", "measured", "met", "file")))
+    for row in rows():
+        table.add_row(row.aim, row.measured, {True: "yes", False: "no", None: "-"}[row.met], row.file)
+    Console().print(table)
+
+
+def rows() -> list[Row]:
+    found = [
+        row for read in (_best_chain, _eager, _int8_alone, _b0, _sparse, _search, _beside_others) for row in read()
+    ]
+    return found
+
+
+def _best_chain() -> list[Row]:
+    run = _read("chest_xray_small")
+    name = run["choice"]["chosen"]
+    engine, ratio = run["engines"][name], run["ratio_to_float"][name]
+    passed = (engine["validation"], engine["verdict"]) == ("pass", "pass")
+    share = engine["bytes"] / run["engines"][FLOAT]["bytes"]
+    verdicts = f"{engine['validation']} on validation, {engine['verdict']} on test, {_flips(engine)}"
+    return [
+        Row(
+            "best chain: at most 0.22 x of OpenVINO float32, the gate passed",
+            f"{name}: {_interval(ratio)}; {verdicts}",
+            ratio["ratio"] <= 0.22 and passed,
+            "chest_xray_small.json",
+        ),
+        Row(
+            "the same: at most 1/8 of the float file",
+            f"{share:.3f}",
+            share <= 1 / 8 and passed,
+            "chest_xray_small.json",
+        ),
+    ]
+
+
+def _eager() -> list[Row]:
+    measured = _read("eager")["to_eager"]
+    name = min(measured, key=lambda engine: measured[engine]["ratio"])
+    return [Row("against eager PyTorch", f"{name}: {_interval(measured[name])}", None, "eager.json")]
+
+
+def _int8_alone() -> list[Row]:
+    """Of each processor by itself: an engine that is fast on one and exact on another is neither."""
+    found = []
+    for file, variants in (("chest_xray_small", ("int8",)), ("chest_xray_qat", ("d",))):
+        for name, engine, ratio in _engines(_read(file)):
+            variant, _, precision = name.partition("/")
+            if variant in variants and precision.startswith("openvino"):
+                rate = engine["flips"]["rate"]
+                met = rate <= 0.005 and ratio["ratio"] <= 0.48
+                words = f"{name}: {_flips(engine)}, {_interval(ratio)}"
+                found.append(Row("int8 alone: at most 0.5 % flips at at most 0.48 x", words, met, f"{file}.json"))
+    return found
+
+
+def _b0() -> list[Row]:
+    run = _read("chest_xray_b0")
+    lost = {name: -_check(engine, "auc")["difference"] for name, engine in run["engines"].items()}
+    naive = lost["nncf-defaults/openvino-int8"]
+    chosen = run["choice"]["chosen"]
+    faster = run["ratio_to_float"][chosen]
+    return [
+        Row(
+            "EfficientNet-B0 after QAT: AUC at most 0.002 less",
+            f"{lost['qat/openvino-int8']:.4f} less (naive PTQ: {naive:.4f})",
+            lost["qat/openvino-int8"] <= 0.002,
+            "chest_xray_b0.json",
+        ),
+        Row(
+            "its ONNX Runtime int8 is chosen only where it is faster than float there",
+            f"chosen: {chosen}, {_interval(faster)} of {faster['to']}",
+            faster["upper"] < 1,
+            "chest_xray_b0.json",
+        ),
+    ]
+
+
+def _sparse() -> list[Row]:
+    engines = _read("sparse")["engines"]
+    found = []
+    for name, engine in engines.items():
+        if name.startswith("unstructured"):
+            words = f"{name}: {_interval(engine['latency_to_dense'])} of the dense one, {engine['flips']:.1%} flips"
+            found.append(Row("80 % zeros", words, None, "sparse.json"))
+    return found
+
+
+def _search() -> list[Row]:
+    run, hand = _read("chest_xray_search"), _read("chest_xray_blocks")
+    name, other = run["choice"]["chosen"], hand["choice"]["chosen"]
+    engine, ratio, best = run["engines"][name], run["ratio_to_float"][name], hand["ratio_to_float"][other]
+    passed = (engine["validation"], engine["verdict"]) == ("pass", "pass")
+    words = (
+        f"{name}: {_interval(ratio)}, {_flips(engine)}; by hand: {_interval(best)}, {_flips(hand['engines'][other])}"
+    )
+    aim = "the search: as good as the best chain written by hand, in 60 minutes"
+    return [Row(aim, words, passed and ratio["lower"] <= best["upper"], "chest_xray_search.json")]
+
+
+def _beside_others() -> list[Row]:
+    found = []
+    for name, stands in _read("quantise_side_by_side")["standing"].items():
+        ahead = [stands[at]["ahead"] == "yes" for at in ("at_equal_latency", "at_equal_flips")]
+        aim = "beside other tools: ahead on flips and on latency"
+        found.append(Row(aim, f"{name}: {stands['sentence']}", all(ahead), "quantise_side_by_side.json"))
+    return found
+
+
+def _engines(run: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    return [(name, engine, run["ratio_to_float"][name]) for name, engine in run["engines"].items()]
+
+
+def _check(engine: dict[str, Any], quantity: str) -> dict[str, Any]:
+    return next(check for check in engine["checks"] if check["quantity"] == quantity)
+
+
+def _flips(engine: dict[str, Any]) -> str:
+    flips = engine["flips"]
+    return f"{flips['count']} flips ({flips['rate']:.2%})"
+
+
+def _interval(ratio: dict[str, Any]) -> str:
+    return f"{ratio['ratio']:.3f} x [{ratio['lower']:.3f}, {ratio['upper']:.3f}]"
+
+
+def _read(name: str) -> Any:
+    return read_json(RESULTS / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main()
