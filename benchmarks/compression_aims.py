@@ -7,7 +7,6 @@ One row an aim: the figure with its interval, whether it is met, and the file th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
