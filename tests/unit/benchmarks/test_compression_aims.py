@@ -34,15 +34,15 @@ def test_every_aim_has_a_figure_from_a_file_that_is_there(aims: Any) -> None:
 def test_a_slower_engine_or_a_gate_that_does_not_pass_misses_the_aim(
     aims: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    run = json.loads((aims.RESULTS / "chest_xray_small.json").read_text())
+    run = json.loads((aims.RESULTS / "chest_xray_mixed.json").read_text())
     name = run["choice"]["chosen"]
     run["ratio_to_float"][name] = {"to": aims.FLOAT, "ratio": 0.2, "lower": 0.19, "upper": 0.21}
     run["engines"][name] |= {"validation": "pass", "verdict": "pass", "bytes": 1000}
     monkeypatch.setattr(aims, "RESULTS", tmp_path)
 
     def met() -> list[bool]:
-        (tmp_path / "chest_xray_small.json").write_text(json.dumps(run))
-        return [row.met for row in aims._best_chain()]
+        (tmp_path / "chest_xray_mixed.json").write_text(json.dumps(run))
+        return [row.met for row in aims._chosen("chest_xray_mixed")]
 
     assert met() == [True, True]
     run["ratio_to_float"][name]["ratio"] = 0.23

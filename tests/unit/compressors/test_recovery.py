@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from medge import pace, plugins
+from medge import pace, plugins, recovery
 from medge.data import dataset
 from medge.model import Classifier
 from medge.recovery import Job, Training, recover
@@ -51,8 +52,6 @@ def test_a_finished_training_keeps_no_optimizer_and_is_taken_up_as_it_is(
 def test_a_training_that_is_not_finished_keeps_its_optimizer(
     small: Classifier, data: dataset.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medge import recovery
-
     train = recovery._train
 
     def stopped(run: Any, context: Any, epoch: int) -> int:
@@ -69,10 +68,14 @@ def test_a_training_that_is_not_finished_keeps_its_optimizer(
     assert torch.equal(_weights(again), _weights(_trained(small, data, tmp_path / "whole")))
 
 
-def test_a_training_that_diverged_has_no_epochs_left(small: Classifier, data: dataset.DataSet, tmp_path: Path) -> None:
+def test_a_training_that_diverged_has_no_epochs_left(
+    small: Classifier, data: dataset.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, math.nan])
+    monkeypatch.setattr(recovery, "_validation_loss", lambda *a: next(losses))
     work = tmp_path / "test-key"
     work.mkdir()
-    _trained(small, data, work, epochs=8, learning_rate=1e30)
+    _trained(small, data, work, epochs=8)
     assert pace.left([pace.Planned(8, 16, work)])[0] == 0
 
 
