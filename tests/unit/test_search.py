@@ -86,8 +86,11 @@ def test_a_search_ends_where_all_is_too_long_and_a_larger_budget_tries_that(
     assert [o.key for o in _explore(tmp_path / "t.db")[: len(first)]] == first
 
 
-def test_what_was_too_long_before_does_not_end_a_search_that_continues(tmp_path: Path) -> None:
+def test_what_was_too_long_before_does_not_end_a_search_that_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is more of it than proposals in a row that may lead to nothing."""
+    monkeypatch.setattr(search, "_REPEATS", 12)
     refused: set[str] = set()
 
     def all_of_it(candidate: Candidate, seconds: float) -> str:
