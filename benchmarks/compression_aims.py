@@ -83,7 +83,9 @@ def _int8_alone() -> list[Row]:
     """Of each processor by itself: an engine that is fast on one and exact on another is neither."""
     found = []
     for file, variants in (("chest_xray_mixed", ("int8",)), ("chest_xray_160", ("int8",)), ("chest_xray_qat", ("d",))):
-        for name, engine, ratio in _engines(_read(file)):
+        run = _read(file)
+        for name, engine in run["engines"].items():
+            ratio = run["ratio_to_float"][name]
             variant, _, precision = name.partition("/")
             if variant in variants and precision.startswith("openvino"):
                 rate = engine["flips"]["rate"]
@@ -144,10 +146,6 @@ def _beside_others() -> list[Row]:
         aim = "beside other tools: ahead on flips and on latency"
         found.append(Row(aim, f"{name}: {stands['sentence']}", all(ahead), "quantise_side_by_side.json"))
     return found
-
-
-def _engines(run: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    return [(name, engine, run["ratio_to_float"][name]) for name, engine in run["engines"].items()]
 
 
 def _check(engine: dict[str, Any], quantity: str) -> dict[str, Any]:

@@ -27,8 +27,8 @@ Point = Mapping[str, Any]
 _ALL = "all"  # of the blocks that can go
 _LAST_EPOCHS = 4  # on the images as they are, where there are any (docs/decisions, 16)
 
-# Where every search begins, each of another kind. Before the one that trains for long comes the
-# same with the fewest epochs, which shows how long that would be.
+# Where every search begins, each of another kind. Before the one that trains for long comes the same with the fewest
+# epochs, which shows how long that would be.
 _FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq"},
     {"quantiser": "none", "precision": "bfloat16"},

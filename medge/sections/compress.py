@@ -45,8 +45,8 @@ class Rollback(Section):
     that goes back. images: validation images of a trial of one part (the gate is tried on all of them). flips: go on
     until no larger share of decisions flips, counted and expected (docs/decisions/0017), also where the gate passes;
     none: half of the gate's limit, once a gate has not passed, for an engine flips others than the model it is made
-    from. backend: where the log's cost in latency
-    of each layer in float is measured, here; null measures none. `rollback: null` leaves all quantised.
+    from. backend: where the log's cost in latency of each layer in float is measured, here; null measures none.
+    `rollback: null` leaves all quantised.
     """
 
     trials: Annotated[int, Field(ge=1)] = 60
