@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
 
 from medge import plugins
 from medge.backends import offered
@@ -26,16 +27,18 @@ def problem(error: Any, recipe: type[Section]) -> str:
 
 def _keys_at(recipe: type[Section], location: tuple[Any, ...]) -> list[str]:
     section: Any = recipe
-    for part in location:
-        if not (isinstance(section, type) and issubclass(section, Section)):
-            break
+    parts = iter(location)
+    for part in parts:
+        if section is None:
+            return []
         by_alias = {field.alias or name: field for name, field in section.model_fields.items()}
         if part not in by_alias:
             break
-        section = next(
-            (t for t in (by_alias[part].annotation, *getattr(by_alias[part].annotation, "__args__", ()))
-             if isinstance(t, type) and issubclass(t, Section)), None,
-        )  # fmt: skip
+        annotation = by_alias[part].annotation
+        inside = (annotation, *get_args(annotation))
+        section = next((t for t in inside if isinstance(t, type) and issubclass(t, Section)), None)
+        if get_origin(annotation) in (dict, Mapping):
+            next(parts, None)  # a name that the recipe gives, such as that of a variant
     if section is None:
         return []
     return sorted(field.alias or name for name, field in section.model_fields.items())

@@ -102,3 +102,16 @@ def test_a_missing_recipe_says_where_examples_are(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe.load(tmp_path / "none.yaml")
     assert "recipes/" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"rollback": {"flip": 0.1}}, "compress.variants.v.rollback.flip: no such key. Did you mean 'flips'"),
+        ({"rolback": None}, "compress.variants.v.rolback: no such key. Did you mean 'rollback'"),
+    ],
+)
+def test_below_a_name_that_the_recipe_gives_the_nearest_key_is_of_that_place(value: Any, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse({"compress": {"variants": {"v": {"first_passing": [["ptq"]], **value}}}}, origin="test")
+    assert words in str(caught.value)
