@@ -38,10 +38,8 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    found = [
-        row for read in (_best_chain, _eager, _int8_alone, _b0, _sparse, _search, _beside_others) for row in read()
-    ]
-    return found
+    parts = (_best_chain, _eager, _int8_alone, _b0, _sparse, _search, _beside_others)
+    return [row for part in parts for row in part()]
 
 
 def _best_chain() -> list[Row]:
