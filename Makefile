@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# A process for each core, each with one thread of OpenMP: processes with several wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check format clean
 
@@ -7,14 +9,14 @@ demo: .venv/.demo  ## the whole pipeline on synthetic radiographs, in a few minu
 	$(BIN)/medge run recipes/quickstart.yaml
 
 test: .venv/.dev  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/.dev  ## format, lint, types, import contract, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: .venv/.dev
 	$(BIN)/ruff format .

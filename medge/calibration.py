@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medge import console
 from medge.errors import DataError
 from medge.records import sha256_of_file, write_text
 
@@ -38,7 +39,8 @@ class CalibrationList:
 
 
 def read_or_draw(data: DataSet, *, images: int, seed: int) -> CalibrationList:
-    """The list of this data set and seed, as it is where there is one, else drawn and written.
+    """The list of this data set and seed, as it is where there is one, else drawn and written. One that is there counts
+    as it is, whatever `images` asks for, and that is said.
 
     Raises DataError where a list names what is not a training image of `data`.
     """
@@ -48,7 +50,14 @@ def read_or_draw(data: DataSet, *, images: int, seed: int) -> CalibrationList:
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         _write(path, data, draw(data, images=images, seed=seed))
-    return CalibrationList(path, sha256_of_file(path), read(path, data))
+    found = CalibrationList(path, sha256_of_file(path), read(path, data))
+    wanted = min(images, len(data.indices("train")))
+    if len(found.indices) != wanted:
+        console.say(
+            f"{path} lists {len(found.indices)} calibration images, and compress.calibration.images asks for {wanted}: "
+            "the list counts. Delete it to have a new one drawn."
+        )
+    return found
 
 
 def draw(data: DataSet, *, images: int, seed: int) -> NDArray[np.int64]:

@@ -99,8 +99,12 @@ def compress(
     search: Annotated[
         bool, typer.Option("--search", help="Try chains by measurement; the best becomes the variant search.")
     ] = False,
-    minutes: Annotated[float | None, typer.Option(metavar="N", help="How long to search (60).")] = None,
-    trials: Annotated[int | None, typer.Option(metavar="N", help="How many chains to try at most (100).")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(metavar="N", help="How long to search (the recipe's, else 60).")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="How many chains to try at most (the recipe's, else 100).")
+    ] = None,
     name: Run = None,
     settings: Set = None,
     json: Json = False,
@@ -109,7 +113,8 @@ def compress(
     from medge import commands
 
     changes = commands.variant_settings(int8=int8, prune=prune, distill=distill)
-    changes += commands.search_settings(search=search, minutes=minutes, trials=trials, chain=changes)
+    own = search and commands.has_search(name)
+    changes += commands.search_settings(search=search, minutes=minutes, trials=trials, chain=changes, own=own)
     _continue("compress", name, settings, json, commands, options=changes)
 
 

@@ -18,7 +18,7 @@ from medge.records import NOTICE
 from medge.workspace import Stage
 
 __all__ = [
-    "Outcome", "compare", "inspect", "report_of", "run_recipe", "run_stages", "search_settings",
+    "Outcome", "compare", "has_search", "inspect", "report_of", "run_recipe", "run_stages", "search_settings",
     "start", "variant_settings",
 ]  # fmt: skip
 
@@ -45,7 +45,7 @@ def start(
     """The run a command continues, with its recipe changed by what its options stand for and by --set; with `data` a
     run of that folder, made if need be."""
     if data is None:
-        folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
+        folder = _run(name)
         return folder, load(folder / "recipe.yaml", settings, options=options)
     run = _checked(name or data.resolve().name)
     old = workspace.RUNS / run / "recipe.yaml"
@@ -60,7 +60,7 @@ def start(
 
 def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[str]:
     """The setting for one variant with the chain that `medge compress --prune 0.5 --distill --int8` asks for, named
-    after what it does (`pruned-distilled-int8`); none where nothing is asked for."""
+    after what it does (`pruned-distilled-int8`), and none for a search of before; none where nothing is asked for."""
     words = [("pruned", prune is not None), ("distilled", distill), ("int8", int8)]
     name = "-".join(word for word, wanted in words if wanted)
     if not name:
@@ -71,12 +71,15 @@ def variant_settings(*, int8: bool, prune: float | None, distill: bool) -> list[
         chain += ["distill"] if distill else []
         chain += [quantiser] if int8 else []
     text = yaml.safe_dump({name: {"first_passing": chains}}, default_flow_style=True, width=10_000)
-    return [f"compress.variants={text.strip()}"]
+    return [f"compress.variants={text.strip()}", "compress.search=null"]
 
 
-def search_settings(*, search: bool, minutes: float | None, trials: int | None, chain: Sequence[str] = ()) -> list[str]:
-    """The settings of `medge compress --search`, with the budget that was named. Raises RecipeError for a budget
-    without a search, and for a search beside a `chain` (what `variant_settings` gave)."""
+def search_settings(
+    *, search: bool, minutes: float | None, trials: int | None, chain: Sequence[str] = (), own: bool = False
+) -> list[str]:
+    """The settings of `medge compress --search`: the budget that was named; without one that of the recipe where it has
+    a search of its `own`, else 60 minutes. Raises RecipeError for a budget without a search, and for a search beside a
+    `chain` (what `variant_settings` gave)."""
     if search and chain:
         raise RecipeError(
             "--search finds the chain, and --prune, --distill and --int8 name one: together they are two commands.",
@@ -87,9 +90,18 @@ def search_settings(*, search: bool, minutes: float | None, trials: int | None, 
         if minutes is not None or trials is not None:
             raise RecipeError("--minutes and --trials are the budget of a search.", fix="Add --search.")
         return []
-    return [f"compress.search.minutes={60 if minutes is None else minutes}"] + (
-        [] if trials is None else [f"compress.search.trials={trials}"]
-    )
+    budget = {"minutes": minutes, "trials": trials}
+    named = [f"compress.search.{key}={value}" for key, value in budget.items() if value is not None]
+    return named if named or own else ["compress.search.minutes=60"]
+
+
+def has_search(name: str | None) -> bool:
+    """Whether the recipe of a run, the newest if None, has a search of its own."""
+    return load(_run(name) / "recipe.yaml").compress.search is not None
+
+
+def _run(name: str | None) -> Path:
+    return workspace.existing_run(_checked(name)) if name else workspace.newest_run()
 
 
 def run_stages(
@@ -124,7 +136,7 @@ def report_of(name: str | None) -> Outcome:
     """The report of a run, written again from its records."""
     from medge import report
 
-    folder = workspace.existing_run(_checked(name)) if name else workspace.newest_run()
+    folder = _run(name)
     page = report.write(folder)
     document = {"run": folder.as_posix(), **report.files(folder), "notice": NOTICE}
     return Outcome(document, lambda: _show_report(page))

@@ -60,8 +60,9 @@ def expected_rate(before: NDArray[np.float64], after: NDArray[np.float64]) -> fl
     before, after: how far the float model's score and the engine's lie above the threshold, float64 [N]; an error is
     their difference. Each image is given in turn the errors of up to 31 images that are next to it in `before`, its own
     among them, moved along their own straight line (least squares) to its score. Where errors do not depend on the
-    score, or along a line, its mean is that of the count and its spread about 0.6 of it; where they grow with the
-    distance from the threshold it is somewhat too large (tests/unit/test_flips.py).
+    score, or along a line, its mean is that of the count; its spread is about 0.6 of the count's where they scatter
+    about 0, and no smaller than the count's where all are shifted alike. Where they grow with the distance from the
+    threshold it is somewhat too large (tests/unit/test_flips.py).
     """
     order = np.argsort(before, kind="stable")
     margins, errors = before[order], (after - before)[order]

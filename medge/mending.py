@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def mended(
     log += _with_latency(found, bench, made, section, place)
     if not found.layers:
         return made
+    chain = _settled(chain, works[-1])
     tried = [made]
     changed = leaving_in_float(chain, found.layers)
     if changed is not None:
@@ -54,6 +55,11 @@ def mended(
     if kept is not tried[-1]:
         which = "as it was, all quantised" if kept is made else "as it was quantised again"
         log.append(f"[{names(chain)}] is taken {which}: that is no worse.")
+    if kept.figures["verdict"] != "pass" and any(one.figures["verdict"] == "pass" for one in tried):
+        log.append(
+            f"[{names(chain)}]: another of these passed; fewer decisions flip with what is taken, and its verdict "
+            "is that of the float model itself."
+        )
     return kept
 
 
@@ -65,6 +71,20 @@ def leaving_in_float(chain: Sequence[Step], layers: Sequence[str]) -> list[Step]
         return None
     ignored = list(dict.fromkeys([*last.options.get(option, ()), *layers]))
     return [*chain[:-1], Step(compressor=last.compressor, options={**last.options, option: ignored})]
+
+
+def _settled(chain: Sequence[Step], work: Path) -> Sequence[Step]:
+    """The chain with the settings that its last step chose by itself, in `work`: the layers were blamed under these."""
+    compressor = plugins.load("compressors", chain[-1].compressor)
+    if not hasattr(compressor, "settled"):
+        return chain
+    asked = compressor.Options(**chain[-1].options)
+    options = compressor.settled(asked, work)
+    if options == asked:
+        return chain
+    plain = asdict(compressor.Options())
+    chosen = {name: value for name, value in asdict(options).items() if value != plain[name]}
+    return [*chain[:-1], Step(compressor=chain[-1].compressor, options=chosen)]
 
 
 def _with_latency(found: rollback.Found, bench: Bench, made: Made, section: Rollback, place: Path) -> list[str]:

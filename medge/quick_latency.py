@@ -29,11 +29,20 @@ if TYPE_CHECKING:
 
     from medge.data.dataset import DataSet
 
-__all__ = ["Built", "QuickBench"]
+__all__ = ["Built", "QuickBench", "check_backend"]
 
 _IMAGES = 8
 _RANGE_IMAGES = 128  # for a backend that wants ranges which the graph does not hold
 Built = tuple[Engine, Path]
+
+
+def check_backend(name: str, precision: str = "float32") -> Any:
+    """The backend `name`. Raises MissingError where this machine cannot run its engines."""
+    backend: Any = plugins.load("backends", name)
+    lack = backend.missing(precision)
+    if lack is not None:
+        raise MissingError(f"{name} cannot run {precision} here: {lack}", fix="Name another backend.")
+    return backend
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,7 @@ class QuickBench:
             return engines.load(folder), folder
         if quantised and not is_int8(precision):
             precision = QUANTISED
-        backend: Any = plugins.load("backends", self.backend)
-        lack = backend.missing(precision)
-        if lack is not None:
-            raise MissingError(f"{self.backend} cannot run {precision} here: {lack}", fix="Name another backend.")
+        backend = check_backend(self.backend, precision)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         source, graph = folder / "source.onnx", folder / "graph.onnx"

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medge import console, plugins
+from medge import console
 from medge.errors import MissingError
+from medge.quick_latency import check_backend
 from medge.records import sha256_of_json, to_json
 from medge.search_space import Candidate, candidate_of, first_layers, first_points, space
 from medge.search_trials import Lab, Outcome, say
 from medge.sections import SearchSection
 
-__all__ = ["Found", "choose", "explore", "front", "run"]
+__all__ = ["Found", "check", "choose", "explore", "front", "run"]
 
 _REPEATS = 40  # so many proposals in a row that were tried before, or would take too long, end the search
 _NAMED = 3  # chains that are not tried, before the rest is only counted
@@ -42,14 +43,10 @@ class Found:
 def run(lab: Lab, database: Path, known: Sequence[tuple[Candidate, Path]] = ()) -> Found:
     """Judges and measures the `known` candidates, the recipe's own with their ONNX files, then searches until the
     budget is spent: what is chosen is the best of both. Raises MissingError without Optuna or without the backend."""
-    backend: Any = plugins.load("backends", lab.section.backend)
-    lack = backend.missing("float32")
-    if lack is not None:
-        raise MissingError(f"The search measures on {lab.section.backend}: {lack}", fix="Set compress.search.backend.")
+    backend = check(lab.section)
     usable = [p for p in ("float32", "bfloat16", "float16") if p in backend.PRECISIONS and backend.missing(p) is None]
     layers = first_layers(lab.teacher)
     coordinates = space(lab.section, usable, lab.teacher)
-    _optuna()  # missed before anything is measured
     own = {}
     for number, (candidate, onnx) in enumerate(known, start=1):
         own[candidate.key] = lab.known(candidate, onnx)
@@ -64,6 +61,12 @@ def run(lab: Lab, database: Path, known: Sequence[tuple[Candidate, Path]] = ()) 
         seed=lab.seed,
     )
     return choose([*own.values(), *(o for o in outcomes if o.key not in own)])
+
+
+def check(section: SearchSection) -> Any:
+    """The backend that a search measures on. Raises MissingError without it or without Optuna."""
+    _optuna()
+    return check_backend(section.backend)
 
 
 def explore(
@@ -107,6 +110,8 @@ def explore(
             seconds = clock() - began
             proposed.set_user_attr("seconds", seconds)
         spent += seconds
+        if wanted.key not in done:
+            outcome = replace(outcome, minute=round(spent / 60, 1))
         proposed.set_constraint("margins", outcome.overshoot)
         proposed.set_user_attr("outcome", to_json(outcome))
         if outcome.judged and outcome.auc_lower is not None and outcome.latency is not None:
@@ -115,7 +120,7 @@ def explore(
             study.tell(proposed, state=optuna.trial.TrialState.PRUNED)
         if wanted.key not in done:
             done[wanted.key] = outcome
-            say(outcome, f"trial {len(done)}, minute {spent / 60:.1f}")
+            say(outcome, f"trial {len(done)}, minute {outcome.minute:.1f}")
     if len(refused) > _NAMED:
         console.say(f"not tried, all in all: {len(refused)} chains whose training would have outlasted the budget")
     if repeats >= _REPEATS:

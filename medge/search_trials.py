@@ -47,7 +47,8 @@ class Outcome:
     """What a trial found. verdict: of the gate on validation images, or `given up`, with the reason in `why`.
 
     auc_lower: one-sided lower bound of the AUC's difference, the one that decides. latency: as a ratio to the float32
-    engine. overshoot: how far the margins are missed in all, in margins; 0 where they are met, else more.
+    engine. overshoot: how far the margins are missed in all, in margins; 0 where they are met, else more. minute: of
+    the search, when it ended; None of the recipe's own, which do not count.
     """
 
     key: str
@@ -61,6 +62,7 @@ class Outcome:
     flips: float | None = None
     bytes: int = 0
     overshoot: float = 0.0
+    minute: float | None = None
     gate: dict[str, Any] = field(default_factory=dict)
 
     @property

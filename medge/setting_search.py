@@ -2,7 +2,7 @@
 
 A setting's loss is the mean Kullback-Leibler divergence of its logits from the float model's. The list is fixed, so
 that a search is repeatable: the setting that was asked for, then changes of one option each, on top of the best so far.
-Not among them: accurate bias correction, which NNCF 3.4 has not for torch models, and SmoothQuant, which it runs only
+Not among them: accurate bias correction, which NNCF 3.4 refuses for a torch module, and SmoothQuant, which it runs only
 for what it is told is a transformer.
 """
 

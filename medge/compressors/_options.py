@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -36,7 +37,7 @@ def check_flag(name: str, value: Any) -> None:
 def check_number(name: str, value: Any, *, kind: type = float, low: float, high: float = float("inf")) -> None:
     """A number from `low` to `high`, both included; `kind` int refuses fractions."""
     wanted = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, wanted) or not low <= value <= high or math.isinf(value):
         limits = f"of at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} is {'a whole number' if kind is int else 'a number'} {limits} (found {value!r})")
 

@@ -34,7 +34,8 @@ class Options(Training):
     student: a timm model, which gets a head for the classes of the float model, or a folder with a model that medge
         has fine-tuned (`runs/NAME/2-finetune`) for the same classes; none trains the model of the chain. Features are
         imitated where both networks have as many.
-    weights: what a timm student starts from: `timm`, `none`, `package:NAME` or a file, as for finetune.weights.
+    weights: what a timm student starts from: `timm`, `none`, `package:NAME` or a file, as for finetune.weights;
+        of a folder none can be named.
     """
 
     student: str | None = None
@@ -69,6 +70,11 @@ def check(model: Classifier, options: Options, context: Context) -> Classifier:
 
     if options.student is None:
         return model
+    if _is_finetuned(options.student) and options.weights != "timm":
+        raise RecipeError(
+            f"distill: weights '{options.weights}' are named beside {options.student}, which has its own.",
+            fix="Leave out weights, or name a timm model as the student.",
+        )
     student = _untrained(options.student, context)
     if not _is_finetuned(options.student):
         weights.check(options.student, options.weights)

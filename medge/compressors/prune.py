@@ -113,7 +113,12 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
 
 def check(model: Classifier, options: Options, context: Context) -> Classifier:
     """See medge.protocols.LooksAhead. The model narrowed at once, by the weights' magnitude where that needs no image:
-    as wide as the result where the scope is uniform and no latency is measured."""
+    as wide as the result where the scope is uniform and no latency is measured. Raises MissingError for a backend that
+    cannot be measured here."""
+    if options.latency is not None:
+        from medge.quick_latency import check_backend
+
+        check_backend(str(options.latency))
     importance = "magnitude" if options.importance == "taylor" else options.importance
     narrowed = _narrowed(model, replace(options, importance=importance), context, options.ratio)
     if options.scope == "uniform" and options.latency is None and _widths(narrowed) == _widths(model):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medge import console
 from medge.compressors._options import check_choice, check_flag, check_names, check_number, layers_named
+from medge.errors import RecipeError
 from medge.fake_quantize import imported_nncf
 from medge.quantised import graph_of, keep_biases, squeezes
 from medge.quiet import quiet
+from medge.records import read_json, write_json
 from medge.setting_search import best_setting
 
 if TYPE_CHECKING:
@@ -25,10 +28,11 @@ if TYPE_CHECKING:
     from medge.compressors import Context
     from medge.model import Classifier
 
-__all__ = ["LEAVES_IN_FLOAT", "QUANTISES", "Options", "apply", "check", "quantise", "quantisers"]
+__all__ = ["LEAVES_IN_FLOAT", "QUANTISES", "Options", "apply", "check", "quantise", "quantisers", "settled"]
 
 QUANTISES = True
 LEAVES_IN_FLOAT = "ignored"  # the option that a rollback adds its layers to; applying again trains nothing
+_CHOSEN = "chosen.json"  # of a search
 RANGE_ESTIMATORS = (
     "default", "minmax", "mean_minmax", "median_minmax", "mean_no_outliers_minmax", "mean_quantile", "histogram",
 )  # fmt: skip
@@ -39,7 +43,7 @@ class Options:
     """How ranges are chosen and what is left in float.
 
     preset: `performance` (symmetric activations) or `mixed` (asymmetric where both signs occur).
-    bias_correction: NNCF's fast one; its accurate one does not exist for torch models.
+    bias_correction: NNCF's fast one; its accurate one takes an exported graph (torch.fx), and no torch module.
     overflow_fix: `disable`, `first_layer` or `enable`: halves the weights' range of no, the first, or every layer, so
         that processors whose 8-bit products saturate (x86 without VNNI) cannot overflow. NNCF's own default,
         `first_layer`, costs the stem one bit, which on EfficientNet-Lite0 caused most of the flipped decisions. With
@@ -101,9 +105,19 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
         rows = context.calibration[: setting.subset_size]
         return quantise(folded, (torch.from_numpy(context.data.read([row])) for row in rows), setting)
 
-    if options.search:
-        return best_setting(options, quantised, context, settings=options.search)[1]
-    return quantised(options)
+    if not options.search:
+        return quantised(options)
+    best, found = best_setting(options, quantised, context, settings=options.search)
+    write_json(context.work / _CHOSEN, {"of": repr(options), "options": asdict(replace(best, search=0))})
+    return found
+
+
+def settled(options: Options, work: Path) -> Options:
+    """The options that `apply` came to in `work`: without a search the same, with one those that it chose."""
+    if not options.search:
+        return options
+    chosen = read_json(work / _CHOSEN)
+    return options if chosen["of"] != repr(options) else Options(**chosen["options"])
 
 
 def check(model: Classifier, options: Options, context: Context) -> Classifier:
@@ -113,7 +127,12 @@ def check(model: Classifier, options: Options, context: Context) -> Classifier:
     from medge.fold import fold_batch_norms
 
     example = torch.from_numpy(context.data.read(context.calibration[:1]))
-    _float_patterns(fold_batch_norms(model, example)[0], options, example)
+    folded = fold_batch_norms(model, example)[0]
+    _float_patterns(folded, options, example)
+    if not _left(folded, options):
+        raise RecipeError(
+            "ptq: every layer stays in float, so nothing would be quantised.", fix="Give fewer names in ignored."
+        )
     return model
 
 
@@ -193,6 +212,17 @@ def _float_patterns(model: nn.Module, options: Options, example: torch.Tensor) -
     names += squeezes(model) if options.se_in_float else []
     # Everything outside the backbone: the normalisation of the input, and the head.
     return ["(?!backbone/).*", *map(_pattern, names)]
+
+
+def _left(model: nn.Module, options: Options) -> list[str]:
+    """Names of the backbone's convolutions and linear layers that do not stay in float."""
+    from torch import nn
+
+    kept = layers_named(model, [name for name in options.ignored if ":" not in name])
+    kept += squeezes(model) if options.se_in_float else []
+    weighted = [name for name, layer in model.named_modules() if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear))]
+    inside = [name for name in weighted if name.startswith("backbone.")]
+    return [name for name in inside if not any(f"{name}.".startswith(f"{other}.") for other in kept)]
 
 
 def _functions(model: nn.Module, example: torch.Tensor) -> list[str]:

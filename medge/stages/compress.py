@@ -44,7 +44,7 @@ def check(recipe: Recipe, inputs: Inputs) -> None:
     from medge import model as models
 
     data, section = dataset.load(inputs["data"].folder), recipe.finetune
-    chains.check(recipe.compress.variants)
+    _check(recipe.compress)
     listed = calibration.read_or_draw(data, images=recipe.compress.calibration.images, seed=recipe.seed)
     spec = models.specify(
         section.model, classes=len(data.labels), head=section.head, dropout=section.dropout, size=data.preprocess.width
@@ -57,7 +57,7 @@ def check(recipe: Recipe, inputs: Inputs) -> None:
 def look_ahead(section: CompressSection, inputs: Inputs, seed: int) -> None:
     """Raises RecipeError for chains that cannot be followed, DataError for a calibration list that does not fit, and
     what a step of any chain would refuse of the float model (chains.look_ahead)."""
-    chains.check(section.variants)
+    _check(section)
     data = dataset.load(inputs["data"].folder)
     listed = calibration.read_or_draw(data, images=section.calibration.images, seed=seed)
 
@@ -66,6 +66,15 @@ def look_ahead(section: CompressSection, inputs: Inputs, seed: int) -> None:
     finetuned = inputs["finetune"].folder
     teacher = classifier.load(finetuned).requires_grad_(False)
     chains.look_ahead(section.variants, Context(data, listed.indices, teacher, seed, finetuned))
+
+
+def _check(section: CompressSection) -> None:
+    """Raises RecipeError for chains that cannot be followed, MissingError for what a search lacks on this machine."""
+    chains.check(section.variants)
+    if section.search is not None:
+        from medge import search
+
+        search.check(section.search)
 
 
 @heap.kept()
@@ -171,7 +180,7 @@ def _variant(bench: Bench, name: str, made_of: str, variant: Variant, *, log: Se
         if attempt.verdict == "pass" and _flips_enough(attempt.gate, variant.rollback):
             break
     attempt, place, chain = min(attempts, key=lambda one: _rank(one[0], variant.rollback))
-    why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate"
+    why = "it passed the gate" if attempt.verdict == "pass" else "no chain passed the gate as it is kept"
     if len(attempts) > 1 and attempt is not attempts[-1][0]:
         why += ", and it has the best verdict with the fewest flips"
     if attempt.verdict == "pass" and not _flips_enough(attempt.gate, variant.rollback):

@@ -81,6 +81,25 @@ def test_a_list_is_written_once_and_then_read_back(tmp_path: Path) -> None:
     assert second.indices.tolist() == first.indices.tolist()
 
 
+@pytest.mark.parametrize(("images", "is_said"), [(20, False), (99, True), (5, True)])
+def test_a_list_of_another_length_than_asked_for_counts_and_that_is_said(
+    images: int, is_said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration.read_or_draw(_data(), images=20, seed=3)
+    found = calibration.read_or_draw(_data(), images=images, seed=3)
+    assert len(found.indices) == 20
+    said = " ".join(capsys.readouterr().err.split())
+    assert (f"lists 20 calibration images, and compress.calibration.images asks for {images}" in said) == is_said
+
+
+def test_a_split_with_fewer_images_than_asked_for_gives_all_and_says_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = [calibration.read_or_draw(_data(), images=1000, seed=3) for _ in range(2)]
+    assert [len(one.indices) for one in found] == [100, 100]
+    assert capsys.readouterr().err == ""
+
+
 def _edited(data: DataSet, line: str) -> Path:
     path = calibration.read_or_draw(data, images=5, seed=0).path
     path.write_text(path.read_text() + line)

@@ -112,7 +112,9 @@ def test_flags_of_compress_compose_a_chain(flags: dict[str, Any], name: str, cha
     from medge.recipe import parse, with_settings
 
     changes = variant_settings(**{"int8": False, "prune": None, "distill": False, **flags})
-    variants = parse(with_settings({}, changes), origin="t").compress.variants
+    asked = parse(with_settings({"compress": {"search": {"minutes": 5}}}, changes), origin="t").compress
+    assert asked.search is None  # of a command before this one
+    variants = asked.variants
     found = {n: [[step.compressor for step in chain] for chain in v.first_passing] for n, v in variants.items()}
     assert found == {name: chains}
     assert all(c[0].options == {"ratio": flags["prune"]} for c in variants[name].first_passing if "prune" in flags)

@@ -11,6 +11,7 @@ from torch import nn
 
 from medge import mending, rollback
 from medge.chain_trial import Made
+from medge.compressors import ptq
 from medge.sections import Rollback, Step
 
 TABLE: Any = None  # of predictions; nobody reads one here
@@ -37,7 +38,13 @@ def log() -> list[str]:
 
 
 def _mended(
-    monkeypatch: pytest.MonkeyPatch, compressor: str, flips: dict[str, float], log: list[str], *, reached: bool = True
+    monkeypatch: pytest.MonkeyPatch,
+    compressor: str,
+    flips: dict[str, float],
+    log: list[str],
+    *,
+    reached: bool = True,
+    options: dict[str, Any] | None = None,
 ) -> tuple[Made, Made]:
     """What went in, and what came out; `flips` by the state of the model that is judged."""
     found = rollback.Found(("backbone.stem",), ("quantiser",), reached, "", 3, 1.0, ("rollback: 3 trials.",))
@@ -52,7 +59,7 @@ def _mended(
         return Made(model, TABLE, _figures(flips[model.state]), steps)
 
     monkeypatch.setattr(mending, "judged", judged)
-    chain = (Step(compressor=compressor, options={}),)
+    chain = (Step(compressor=compressor, options=options or {}),)
     made = judged(None, "v", chain, Model(WHOLE))
     bench: Any = SimpleNamespace(reference=None, gate=None, seed=0)
     works = [Path("work")]
@@ -95,3 +102,16 @@ def test_a_model_that_passes_is_given_back_itself(monkeypatch: pytest.MonkeyPatc
     made, kept = _mended(monkeypatch, "qat", {WHOLE: 0.01}, log)
     assert kept is made
     assert log == []
+
+
+@pytest.mark.parametrize("kept_is", [AGAIN, REMOVED])
+def test_settings_that_were_searched_are_those_that_are_quantised_again_and_named(
+    kept_is: str, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    """The layers were blamed under these: a second search could choose others."""
+    monkeypatch.setattr(ptq, "settled", lambda options, work: ptq.Options(preset="mixed", se_in_float=True))
+    flips = {WHOLE: 0.03, AGAIN: 0.01 if kept_is == AGAIN else 0.02, REMOVED: 0.005}
+    _, kept = _mended(monkeypatch, "ptq", flips, log, options={"search": 5})
+    chosen = {"preset": "mixed", "se_in_float": True}
+    assert kept.model.state == kept_is
+    assert kept.steps[0]["options"] == chosen | ({"ignored": ["backbone.stem"]} if kept_is == AGAIN else {})

@@ -15,13 +15,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medge import commands, search, search_report
+from medge import commands, plugins, search, search_report
 from medge.errors import MissingError, RecipeError
 from medge.model import create, specify
 from medge.recipe import parse, with_settings
 from medge.search_space import Candidate, candidate_of, first_points, space
 from medge.search_trials import GIVEN_UP, Outcome
-from medge.sections import SearchSection, ValidateSection
+from medge.sections import CompressSection, SearchSection, ValidateSection
+from medge.stages import compress
 from tests.searches import outcome
 
 SECTION = SearchSection(epochs=(1, 2), trials=12)
@@ -63,7 +64,7 @@ def test_minutes_end_the_search_and_those_of_an_interrupted_one_count(tmp_path: 
 
     assert len(minutes(3)) == 3
     assert len(minutes(3)) == 3
-    assert len(minutes(5)) == 5
+    assert [o.minute for o in minutes(5)] == [1, 2, 3, 4, 5]
     assert now[0] == 5 * 60
 
 
@@ -230,8 +231,32 @@ def test_the_command_line_sets_the_budget() -> None:
     assert found is not None
     assert (found.minutes, found.trials) == (5.0, 7)
     assert commands.search_settings(search=False, minutes=None, trials=None) == []
+    assert commands.search_settings(search=True, minutes=None, trials=None) == ["compress.search.minutes=60"]
     with pytest.raises(RecipeError, match="budget of a search"):
         commands.search_settings(search=False, minutes=5.0, trials=None)
+
+
+def test_a_budget_of_the_recipe_stays_where_none_is_named() -> None:
+    value = {"compress": {"search": {"minutes": 20, "trials": 7}}}
+    for trials, expected in ((None, (20, 7)), (3, (20, 3))):
+        changes = commands.search_settings(search=True, minutes=None, trials=trials, own=True)
+        found = parse(with_settings(value, changes), origin="t").compress.search
+        assert found is not None
+        assert (found.minutes, found.trials) == expected
+
+
+@pytest.mark.parametrize(("ahead", "words"), [("optuna", "needs Optuna"), ("openvino", "cannot run float32 here")])
+def test_what_a_search_lacks_is_said_before_anything_is_trained(
+    ahead: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = CompressSection(search=SearchSection(), variants={})
+    nothing: Any = {}
+    if ahead == "optuna":
+        monkeypatch.setitem(sys.modules, "optuna", None)
+    else:
+        monkeypatch.setattr(plugins.load("backends", ahead), "missing", lambda precision: "no processor")
+    with pytest.raises(MissingError, match=words):
+        compress.look_ahead(section, nothing, 0)
 
 
 @pytest.mark.parametrize(

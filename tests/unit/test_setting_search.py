@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ def test_the_setting_of_the_smallest_loss_is_kept_and_each_is_in_the_log(
     made = len(losses.made)
     again, _ = setting_search.best_setting(ptq.Options(), losses.make, context, settings=20)
     assert (again, len(losses.made)) == (best, made + 1)  # the model alone is made again
+
+
+def test_what_was_chosen_is_told_as_options_that_quantise_once_with_it(
+    data: dataset.DataSet, teacher: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Losses(mixed=0.2)
+    monkeypatch.setattr(setting_search, "_loss", losses.loss)
+    monkeypatch.setattr(ptq, "quantise", lambda model, images, setting: setting)
+    context = Context(data, data.indices("train")[:2], teacher, 0, tmp_path)
+    asked = ptq.Options(search=20, ignored=("backbone.conv_stem",))
+    made: Any = ptq.apply(teacher, asked, context)
+    found = ptq.settled(asked, tmp_path)
+    assert found == ptq.Options(preset="mixed", ignored=("backbone.conv_stem",))
+    assert made == dataclasses.replace(found, search=20)
+    assert ptq.settled(ptq.Options(), tmp_path) == ptq.Options()
 
 
 def test_no_more_settings_are_tried_than_asked_for_and_none_that_contradict_each_other(

@@ -13,7 +13,7 @@ from medge import model as classifier
 from medge import plugins
 from medge.compressors import distill, prune, ptq, resolution
 from medge.data import dataset
-from medge.errors import RecipeError, ToolError
+from medge.errors import MissingError, RecipeError, ToolError
 from medge.model import Classifier, create, specify
 from tests.teachers import SIZE, context_of, teacher_of
 
@@ -78,11 +78,33 @@ def test_a_ratio_that_removes_nothing_is_refused(
         prune.check(small, options, context_of(data, small, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["ptq", "qat"])
+def test_a_chain_that_would_quantise_nothing_is_refused(
+    name: str, small: Classifier, data: dataset.DataSet, tmp_path: Path
+) -> None:
+    module: Any = plugins.load("compressors", name)
+    context = context_of(data, small, tmp_path)
+    module.check(small, module.Options(ignored=["backbone.blocks.*"]), context)
+    with pytest.raises(RecipeError, match="every layer stays in float"):
+        module.check(small, module.Options(ignored=["backbone.*"]), context)
+
+
+def test_a_backend_that_cannot_be_measured_here_is_missed_before_anything_is_pruned(
+    small: Classifier, data: dataset.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, context = prune.Options(latency="openvino"), context_of(data, small, tmp_path)
+    prune.check(small, options, context)
+    monkeypatch.setattr(plugins.load("backends", "openvino"), "missing", lambda precision: "no processor")
+    with pytest.raises(MissingError, match="openvino cannot run float32 here: no processor"):
+        prune.check(small, options, context)
+
+
 def test_a_student_that_does_not_suit_is_refused(small: Classifier, data: dataset.DataSet, tmp_path: Path) -> None:
     context = context_of(data, small, tmp_path / "work")
     classifier.save(create(specify("resnet10t", classes=3, head="plain", dropout=0.0, size=SIZE)), tmp_path)
     for student, weights, words in (
         (str(tmp_path), "timm", "has 3 classes, the float model 2"),
+        (str(tmp_path), "none", "weights 'none' are named beside"),
         ("resnet10x", "timm", "no model 'resnet10x'"),
         ("resnet10t", str(tmp_path / "gone.pth"), "gone.pth"),
     ):
