@@ -6,7 +6,9 @@ from typing import Any
 
 from medge.statistics.mcnemar import exact_p
 
-__all__ = ["standing"]
+__all__ = ["ALPHA", "standing"]
+
+ALPHA = 0.05
 
 
 def standing(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -15,7 +17,7 @@ def standing(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     at_equal_latency: of the others that are not shown to be slower (their ratio's lower bound is at most the engine's
     upper one), the one with the fewest flips. at_equal_flips: of the others that flip no more, the fastest. Each is
     {"engine", "ahead": "yes", "no" or "level", ...}; without an other of that kind it is {"engine": None, "ahead":
-    "yes"}. p: exact two-sided McNemar, of images that only one of the two flips.
+    "yes"}. p: exact two-sided McNemar, of images that only one of the two flips; above 0.05 they are level.
     """
     rows = {name: of for name, of in table.items() if of["quantised"] and of["latency_ratio"] is not None}
     others = {name: of for name, of in rows.items() if not of["own"]}
@@ -34,13 +36,9 @@ def _by_flips(own: dict[str, Any], others: dict[str, dict[str, Any]]) -> dict[st
         return {"engine": None, "ahead": "yes"}
     best = min(near, key=lambda n: (others[n]["flips"]["count"], others[n]["latency_ratio"]["ratio"], n))
     mine, theirs = set(own["flipped"]), set(others[best]["flipped"])
-    difference = len(theirs) - len(mine)
-    return {
-        "engine": best,
-        "ahead": "level" if difference == 0 else "yes" if difference > 0 else "no",
-        "flips": len(theirs),
-        "p": exact_p(len(theirs - mine), len(mine - theirs)),
-    }
+    p = exact_p(len(theirs - mine), len(mine - theirs))
+    ahead = "level" if p > ALPHA else "yes" if len(mine) < len(theirs) else "no"
+    return {"engine": best, "ahead": ahead, "flips": len(theirs), "p": p}
 
 
 def _by_latency(own: dict[str, Any], others: dict[str, dict[str, Any]]) -> dict[str, Any]:

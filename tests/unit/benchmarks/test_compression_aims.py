@@ -28,7 +28,14 @@ def test_every_aim_has_a_figure_from_a_file_that_is_there(aims: Any) -> None:
     rows = aims.rows()
     assert {row.file for row in rows} <= {path.name for path in (ROOT / "benchmarks" / "results").glob("*.json")}
     assert all(row.measured for row in rows)
-    assert len({row.aim for row in rows}) == 9
+    assert len({row.aim for row in rows}) == 11
+
+
+def test_the_minute_of_a_search_is_met_only_where_a_file_holds_it(aims: Any) -> None:
+    def met(minute: float | None) -> Any:
+        return aims._minutes({"chosen": "a", "trials": [{"key": "a", "minute": minute}]}).met
+
+    assert (met(None), met(37.0), met(61.0)) == (None, True, False)
 
 
 def test_a_slower_engine_or_a_gate_that_does_not_pass_misses_the_aim(

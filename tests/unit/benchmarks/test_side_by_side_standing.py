@@ -30,16 +30,22 @@ def row(flipped: str, ratio: float, *, own: bool = False, quantised: bool = True
 
 
 def test_an_engine_with_fewer_flips_and_less_latency_is_ahead_on_both(standing: Any) -> None:
-    found = standing({"a": row("xy", 0.4, own=True), "b": row("pqr", 0.4), "c": row("x", 0.5)})["a"]
-    assert found["at_equal_latency"] == {"engine": "b", "ahead": "yes", "flips": 3, "p": 1.0}
+    found = standing({"a": row("x", 0.4, own=True), "b": row("pqrstuvwy", 0.4), "c": row("x", 0.5)})["a"]
+    assert found["at_equal_latency"] == {"engine": "b", "ahead": "yes", "flips": 9, "p": pytest.approx(22 / 2**10)}
     assert found["at_equal_flips"]["engine"] == "c"
     assert found["at_equal_flips"]["ahead"] == "yes"
 
 
 def test_an_engine_that_another_beats_on_both_is_ahead_on_neither(standing: Any) -> None:
-    found = standing({"a": row("xyz", 0.5, own=True), "b": row("x", 0.4)})["a"]
+    found = standing({"a": row("pqrstuvwx", 0.5, own=True), "b": row("x", 0.4)})["a"]
     assert found["at_equal_latency"]["ahead"] == "no"
     assert found["at_equal_flips"]["ahead"] == "no"
+
+
+def test_a_few_flips_fewer_are_level(standing: Any) -> None:
+    """Four against nine of other images: such luck has one pair of equal engines in four."""
+    found = standing({"a": row("abcd", 0.4, own=True), "b": row("pqrstuvwx", 0.4)})["a"]["at_equal_latency"]
+    assert (found["ahead"], round(found["p"], 2)) == ("level", 0.27)
 
 
 def test_overlapping_intervals_of_latency_are_level(standing: Any) -> None:
