@@ -22,10 +22,10 @@ __all__ = ["leaving_in_float", "mended"]
 
 
 def mended(
-    bench: Bench, name: str, chain: Sequence[Step], works: Sequence[Path], made: Made, section: Rollback,
+    bench: Bench, made: Made, *, name: str, chain: Sequence[Step], works: Sequence[Path], section: Rollback,
     place: Path, log: list[str],
 ) -> Made:  # fmt: skip
-    """The same with its guilty layers in float (medge.rollback), or as it was where its gate passes or none helps.
+    """`made` with its guilty layers in float (medge.rollback), or as it was where its gate passes or none helps.
 
     A chain whose last step says how to leave layers in float is followed again with them. What was trained is not
     trained again: the quantisers are taken out of a copy of it, as they are where following again did not reach what

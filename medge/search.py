@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medge import console
+from medge.backends import offered
 from medge.errors import MissingError
 from medge.quick_latency import check_backend
 from medge.records import sha256_of_json, to_json
@@ -44,7 +45,7 @@ def run(lab: Lab, database: Path, known: Sequence[tuple[Candidate, Path]] = ()) 
     """Judges and measures the `known` candidates, the recipe's own with their ONNX files, then searches until the
     budget is spent: what is chosen is the best of both. Raises MissingError without Optuna or without the backend."""
     backend = check(lab.section)
-    usable = [p for p in ("float32", "bfloat16", "float16") if p in backend.PRECISIONS and backend.missing(p) is None]
+    usable = [precision for precision in offered(backend) if backend.missing(precision) is None]
     layers = first_layers(lab.teacher)
     coordinates = space(lab.section, usable, lab.teacher)
     own = {}

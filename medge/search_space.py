@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medge import plugins
-from medge.backends import QUANTISED
+from medge.backends import QUANTISED, is_int8
 from medge.compressors.shorten import removable
 from medge.quantised import squeezes
 from medge.records import sha256_of_json
@@ -40,6 +40,10 @@ _FIRST: tuple[Point, ...] = (
         "scale": 0.714, "shorten": _ALL, "epochs": 16, "learning_rate": 1e-3, "mixup": 0.3, "last_epochs": _LAST_EPOCHS,
         "quantiser": "ptq", "in_float": 2,
     },
+    {
+        "scale": 0.714, "shorten": _ALL, "epochs": 16, "learning_rate": 1e-3, "mixup": 0.3, "last_epochs": _LAST_EPOCHS,
+        "quantiser": "ptq", "in_float": 2, "quantised_precision": "int8_bfloat16",
+    },
     {"prune": 0.5, "quantiser": "ptq"},
     {"scale": 0.57, "shorten": 3, "epochs": 4, "quantiser": "ptq", "in_float": 2},
     {"quantiser": "qat", "in_float": 2, "mixup": 0.3},
@@ -49,7 +53,7 @@ _FIRST: tuple[Point, ...] = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A chain and the precision of its engine: int8 where the chain quantises."""
+    """A chain and the precision of its engine: int8 where the chain quantises, or one that begins so."""
 
     chain: tuple[Step, ...]
     precision: str
@@ -75,7 +79,7 @@ class Candidate:
 
 def space(section: SearchSection, precisions: Sequence[str], model: Classifier) -> dict[str, tuple[Any, ...]]:
     """The values of each coordinate, the plainest first, as far as they make a difference to this model. Those that
-    another coordinate makes meaningless are ignored."""
+    another coordinate makes meaningless are ignored. precisions: all that the backend can run here."""
     import torch
 
     image = torch.zeros(1, model.spec.size, model.spec.size, 3, dtype=torch.uint8)
@@ -99,7 +103,8 @@ def space(section: SearchSection, precisions: Sequence[str], model: Classifier) 
         "qat_epochs": section.epochs,
         "ranges": ("learned", "frozen"),
         "mixup": (0.0, 0.3),
-        "precision": tuple(precisions),
+        "precision": tuple(p for p in precisions if not is_int8(p)),
+        "quantised_precision": (QUANTISED, *(p for p in precisions if is_int8(p) and p != QUANTISED)),
     }
 
 
@@ -137,7 +142,7 @@ def candidate_of(point: Point, section: SearchSection, layers: Sequence[str]) ->
     chain.append(_step("ptq", ranges))  # qat begins with it: so its loss is known before anything is trained
     if point["quantiser"] == "qat":
         chain.append(_step("qat", {"epochs": point["qat_epochs"], "ranges": point["ranges"], **shared, **ranges}))
-    return Candidate(tuple(chain), QUANTISED)
+    return Candidate(tuple(chain), point["quantised_precision"])
 
 
 def untrained(candidate: Candidate) -> Candidate:

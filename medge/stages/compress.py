@@ -143,6 +143,11 @@ def _search(
         variant = Variant(first_passing=(chain,), rollback=None)  # what was measured and judged, not another
         found_of = sha256_of_json([made_of[variant_reuse.TRIALS], variant.model_dump(mode="json"), result.sentence])
         found.append(_variant(bench, variant_reuse.SEARCH, found_of, variant, log=[result.sentence]))
+    if result.chosen is not None and result.chosen.precision != QUANTISED:
+        console.say(
+            f"It was measured in {result.chosen.precision}: compile builds that where compile.backends names it, as "
+            "searched.yaml does."
+        )
     verdict = {"verdict": "fail"} if result.chosen is None else {}
     return {**verdict, "search": search_report.summary(result)}
 
@@ -233,7 +238,8 @@ def _attempt(
     made = judged(bench, name, chain, apply(bench, chain, works, log))
     log.append(f"[{names(chain)}] {sentence(made.figures)}")
     if is_quantised and section is not None:
-        made = mended(bench, name, chain, works, made, section, place / "rollback", log)
+        where = place / "rollback"
+        made = mended(bench, made, name=name, chain=chain, works=works, section=section, place=where, log=log)
     aside = _aside(place / "writing")
     predictions.write(aside / "validation.csv", made.table)
     found = CompressedVariant(

@@ -62,8 +62,8 @@ def _mended(
     chain = (Step(compressor=compressor, options=options or {}),)
     made = judged(None, "v", chain, Model(WHOLE))
     bench: Any = SimpleNamespace(reference=None, gate=None, seed=0)
-    works = [Path("work")]
-    return made, mending.mended(bench, "v", chain, works, made, Rollback(backend=None), Path("place"), log)
+    where: dict[str, Any] = {"works": [Path("work")], "place": Path("place"), "section": Rollback(backend=None)}
+    return made, mending.mended(bench, made, name="v", chain=chain, log=log, **where)
 
 
 @pytest.mark.parametrize(

@@ -280,13 +280,16 @@ def test_the_variants_name_is_taken() -> None:
         parse({"compress": {"search": {}, "variants": {"search": ["ptq"]}}}, origin="t")
 
 
-def test_what_was_found_can_be_pasted_into_a_recipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "named"), [("int8", ("float32",)), ("int8_bfloat16", ("float32", "int8_bfloat16"))]
+)
+def test_what_was_found_can_be_pasted_into_a_recipe(precision: str, named: tuple[str, ...], tmp_path: Path) -> None:
     chain = [{"compressor": "prune", "options": {"ratio": 0.5}}, {"compressor": "ptq", "options": {}}]
-    chosen = outcome("a", "pass", -0.002, 0.3, chain=chain)
+    chosen = replace(outcome("a", "pass", -0.002, 0.3, chain=chain), precision=precision)
     search_report.write(search.choose([chosen]), tmp_path, SECTION, ValidateSection())
     assert {p.name for p in tmp_path.iterdir()} == {"search.json", "search.png", "searched.yaml"}
     value = yaml.safe_load((tmp_path / "searched.yaml").read_text())
     found = parse(value, origin="t")
     steps = [(s.compressor, s.options) for s in found.compress.variants["searched"].first_passing[0]]
     assert steps == [("prune", {"ratio": 0.5}), ("ptq", {})]
-    assert found.compile.backends == {"openvino": ("float32",)}
+    assert found.compile.backends == {"openvino": named}

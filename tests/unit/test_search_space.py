@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medge import chains
+from medge.backends import is_int8
 from medge.model import create, specify
 from medge.recipe import parse
 from medge.search_space import Candidate, candidate_of, epochs, first_layers, first_points, space, untrained
@@ -16,7 +17,8 @@ from medge.sections import SearchSection
 
 SECTION = SearchSection(epochs=(1, 2))
 MODEL = create(specify("efficientnet_b0", classes=2, head="plain", dropout=0.0, size=32))  # with SiLU and squeezes
-SPACE = space(SECTION, ("float32", "bfloat16"), MODEL)
+PRECISIONS = ("float32", "bfloat16", "int8_bfloat16")
+SPACE = space(SECTION, PRECISIONS, MODEL)
 POINTS = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in SPACE.items()})
 
 
@@ -27,7 +29,7 @@ def _candidate(point: Any) -> Candidate:
 @given(POINTS)
 def test_every_point_is_a_chain_that_can_be_followed_and_a_recipe_takes(point: Any) -> None:
     candidate = _candidate(point)
-    assert (candidate.precision == "int8") == chains.quantises([s.compressor for s in candidate.chain])
+    assert is_int8(candidate.precision) == chains.quantises([s.compressor for s in candidate.chain])
     if candidate.chain:
         steps = [{s.compressor: s.options} for s in candidate.chain]
         variants = parse({"compress": {"variants": {"v": steps}}}, origin="t").compress.variants
@@ -88,9 +90,9 @@ def test_only_what_makes_a_difference_to_the_model_is_tried() -> None:
 
 
 def test_the_first_points_lie_in_the_space() -> None:
-    whole = space(SearchSection(), ("float32", "bfloat16"), MODEL)
+    whole = space(SearchSection(), PRECISIONS, MODEL)
     points = first_points(whole)
-    assert len(points) == len({_candidate(point).key for point in points}) == 11
+    assert len(points) == len({_candidate(point).key for point in points}) == 12
     assert all(set(point) == set(whole) and value in whole[name] for point in points for name, value in point.items())
     few = space(SearchSection(epochs=(2,), scales=()), ("float32",), MODEL)
     assert len(first_points(few)) == 7, "what is not to be tried is left out"
@@ -105,6 +107,18 @@ def test_the_long_one_of_the_first_points_trains_once_and_ends_on_the_images_as_
     assert long.chain[2].options == {"epochs": 4, "augment": False}
     before = found[: found.index(long)]
     assert [sum(map(epochs, one.chain)) for one in before if one.chain][-1] == 1, "its pace is known before"
+
+
+def test_a_chain_in_another_precision_is_another_candidate_and_trains_the_same() -> None:
+    points = {point["quantised_precision"]: point for point in first_points(space(SearchSection(), PRECISIONS, MODEL))}
+    plain, mixed = (
+        _candidate({**points["int8_bfloat16"], "quantised_precision": p}) for p in ("int8", "int8_bfloat16")
+    )
+    assert plain.chain == mixed.chain
+    assert (plain.precision, mixed.precision) == ("int8", "int8_bfloat16")
+    assert plain.key != mixed.key
+    assert mixed.words.endswith("(int8_bfloat16, first 2 in float)")
+    assert {p["quantised_precision"] for p in first_points(space(SECTION, ("float32",), MODEL))} == {"int8"}
 
 
 def test_first_layers_are_the_stem_and_a_block_that_is_not_most_of_the_model() -> None:
