@@ -9,9 +9,27 @@ from typing import Any
 from medge import plugins
 from medge.recipe import Recipe
 from medge.recovery import Training
-from medge.sections import Rollback, Section
+from medge.sections import Rollback, Section, Variant
 
 PAGE = Path(__file__).with_name("recipes.md")
+
+
+_VARIANT = f"""\
+## compress.variants.NAME
+
+{Variant.__doc__}
+A chain is a list of compressors, each by its name or with options (below): `[ptq]`, `[{{prune: {{ratio: 0.5}}}}, ptq]`.
+One chain may stand alone; several to try in order, or a rollback of its own, need the long form:
+
+```yaml
+compress:
+  variants:
+    int8: [ptq]
+    small: {{first_passing: [[{{prune: {{ratio: 0.5}}}}, ptq], [{{prune: {{ratio: 0.5}}}}, qat]]}}
+    fewer-flips: {{first_passing: [[ptq]], rollback: {{flips: 0.004}}}}
+    all-int8: {{first_passing: [[ptq]], rollback: null}}
+```
+"""
 
 
 def page() -> str:
@@ -23,6 +41,7 @@ def page() -> str:
         "",
     ]
     lines += _section("", Recipe)
+    lines += [*_VARIANT.splitlines(), ""]
     lines += _section("compress.variants.NAME.rollback.", Rollback)
     lines += ["## Options of compressors", "", "Used as `variants: {NAME: [ptq]}` or `[{qat: {epochs: 2}}]`.", ""]
     lines += ["### medge.recovery.Training", "", " ".join((Training.__doc__ or "").split()), ""]

@@ -65,8 +65,12 @@ def trace(model: Classifier, image: torch.Tensor) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about parameters outside layers: `remove` sees whether they were followed
         try:
+            # forward_fn: without it a bare `except` there would take Ctrl-C for a model that wants other arguments.
             return torch_pruning.DependencyGraph().build_dependency(
-                model, [image], output_transform=lambda outputs: outputs[0]
+                model,
+                [image],
+                forward_fn=lambda traced, images: traced(*images),
+                output_transform=lambda outputs: outputs[0],
             )
         except _FAILURES as error:
             raise _untraceable(model, error) from error

@@ -41,7 +41,8 @@ def check_backend(name: str, precision: str = "float32") -> Any:
     backend: Any = plugins.load("backends", name)
     lack = backend.missing(precision)
     if lack is not None:
-        raise MissingError(f"{name} cannot run {precision} here: {lack}", fix="Name another backend.")
+        able = [n for n in plugins.names("backends") if plugins.load("backends", n).missing("float32") is None]
+        raise MissingError(f"{name} cannot run {precision} here: {lack}", fix=f"Backends that can: {', '.join(able)}.")
     return backend
 
 

@@ -188,7 +188,10 @@ def required(run: Path, name: str) -> Stage:
     """A finished stage that another one builds on. Raises RecipeError where it has not been run."""
     stage = completed(run, name)
     if stage is None:
-        raise RecipeError(f"{run} has no finished {name} stage.", fix=f"Run it first: medge {name} --run {run.name}.")
+        command = "finetune" if name == "data" else name  # which reads the images too
+        raise RecipeError(
+            f"{run} has no finished {name} stage.", fix=f"Run it first: medge {command} --run {run.name}."
+        )
     for parent, sha256 in stage.inputs.items():
         current = completed(run, parent)
         if current is None or current.sha256 != sha256:

@@ -119,6 +119,11 @@ def _untrained(name: str, context: Context) -> Classifier:
                 f"{', '.join(context.data.labels)}, in that order.",
                 fix=_OTHER_CLASSES,
             )
+    elif "/" in name:
+        raise RecipeError(
+            f"distill: there is no fine-tuned model in {name}.",
+            fix="Name the folder of a finished fine-tuning, such as runs/NAME/2-finetune, or a timm model.",
+        )
     else:
         wanted = specify(name, classes=spec.classes, head=spec.head, dropout=spec.dropout, size=spec.size)
         student = create(wanted)

@@ -58,9 +58,11 @@ class Options(Training):
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_number("ratio", self.ratio, low=0, high=1)
-        if self.ratio in (0, 1):
-            raise ValueError(f"ratio is between 0 (nothing is removed) and 1 (nothing is left) (found {self.ratio!r})")
+        if isinstance(self.ratio, bool) or not isinstance(self.ratio, (int, float)) or not 0 < self.ratio < 1:
+            raise ValueError(
+                f"ratio is more than 0 (nothing is removed) and less than 1 (nothing is left), such as 0.5 "
+                f"(found {self.ratio!r})"
+            )
         check_choice("importance", self.importance, channels.IMPORTANCES)
         check_choice("scope", self.scope, ("uniform", "global"))
         check_number("round_to", self.round_to, kind=int, low=1)

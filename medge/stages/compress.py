@@ -233,6 +233,7 @@ def _attempt(
     if (done / "variant.json").is_file():
         return load(done)
     log: list[str] = []
+    console.say(f"{name}: {names(chain)}")
     works = variant_reuse.works(bench.work / "scratch" / variant_reuse.STEPS, chain)
     is_quantised = chains.quantises([step.compressor for step in chain])
     made = judged(bench, name, chain, apply(bench, chain, works, log))

@@ -135,6 +135,7 @@ def test_a_compressed_model_is_a_classifier_and_exports(
     assert capfd.readouterr().out == ""
     assert all(torch.equal(before[key], tensor) for key, tensor in teacher.state_dict().items())
     assert not compressed.training
+    assert name in EFFECTS, f"say in EFFECTS what {name} does to a model"
     EFFECTS[name](compressed, teacher)
     _assert_trained(name, context.log, options)
     kept = getattr(compressed, "kept", None)  # the features that pruning left

@@ -64,7 +64,7 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     synthetic_run.write_data(tmp_path / "1-data", images=60, size=64)
-    inputs = write_finetuned(tmp_path, teacher_of("mobilenetv3_small_100", dataset.load(tmp_path / "1-data")))
+    inputs = write_finetuned(tmp_path, teacher_of("test_efficientnet", dataset.load(tmp_path / "1-data")))
 
     def run(flips: float, name: str) -> Any:
         margins = {n: -0.99 for n in ("auc", "sensitivity", "specificity", "f1", "accuracy")} | {"ece": 1.0}
@@ -82,10 +82,11 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
     def made_up(self: Lab, bench: QuickBench, built: Built) -> Ratio:
         measured(self, bench, built)
         ratio = 0.5 if built[0].precision == "int8" else 0.9
-        ratio = own if built[0].variant.startswith("known-") else ratio
+        return around(0.6 if built[0].variant.startswith("known-") else ratio)
+
+    def around(ratio: float) -> Ratio:
         return Ratio(ratio, ratio - 0.01, ratio + 0.01)
 
-    own = 0.6
     monkeypatch.setattr(Lab, "_ratio", made_up)
     found = run(1.0, "loose")
     tried = [Outcome.of(t) for t in read_json(tmp_path / "loose/search.json")["trials"]]
@@ -93,10 +94,15 @@ def test_the_stage_searches_makes_the_variant_and_says_where_nothing_is_left(
     assert tried[0].chain == variants.load(tmp_path / "loose/own").chain, "the recipe's own is a candidate too"
     assert found["search"]["best"]["chain"]
     assert variants.load(tmp_path / "loose/search").verdict == found["variants"]["search"]["verdict"]
-    own = 0.4
+
+    # The trials of that search again, which need not be made anew; the recipe's own is now the fastest.
+    outcomes = {o.key: o for o in (replace(tried[0], latency=around(0.4)), *tried[1:])}
+    monkeypatch.setattr(Lab, "known", lambda self, c, onnx: outcomes[c.key])
+    monkeypatch.setattr(Lab, "evaluate", lambda self, c: outcomes[c.key])
     again = run(1.0, "own")
     assert set(again["variants"]) == {"float", "own"}, "the recipe's own is the fastest: no other is made"
     assert again["search"]["best"]["chain"] == variants.load(tmp_path / "own/own").chain
+
     fails = {"flips": {"verdict": "fail"}}
     monkeypatch.setattr(
         Lab, "known", lambda self, c, onnx: outcome(c.key, "fail", -0.6, 0.5, overshoot=2.0, gate=fails)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from sklearn.metrics import roc_auc_score
 
-from medge import pace, trial
+from medge import engines, pace, predictions, trial
+from medge.data import dataset
 from medge.errors import DataError
+from medge.records import from_json, read_json
 from medge.search_space import Candidate
-from medge.search_trials import GIVEN_UP, Lab, overshoot
+from medge.search_trials import GIVEN_UP, Lab, Outcome, overshoot
 from medge.sections import SearchSection, Step, ValidateSection
 from medge.statistics.latency import Ratio
 from medge.variant_reuse import works
 from tests.searches import outcome
+from tests.synthetic_run import write_data
+from tests.teachers import SIZE, teacher_of
 from tests.unit.tables import noisy, table
 
 
@@ -148,6 +156,55 @@ def test_a_trial_that_would_not_end_in_time_is_known_by_the_pace_so_far(tmp_path
     again = Candidate((shorten, Step(compressor="distill", options={"epochs": 2}), ptq), "int8")
     assert lab.too_long(again, 120) == "", "what begins alike is not trained again"
     assert "2 epochs" in lab.too_long(again, 119)
+
+
+@pytest.mark.slow
+def test_a_trial_that_trains_is_judged_and_measured_by_the_engine_that_it_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Lab._ratio
+
+    def faster(self: Lab, *built: Any) -> Ratio:
+        """What was measured, but never slower than float32, which on a busy machine would end the trial."""
+        found = measured(self, *built)
+        return found if found.upper < 1 else replace(found, lower=0.3, ratio=0.4, upper=0.5)
+
+    monkeypatch.setattr(Lab, "_ratio", faster)
+    write_data(tmp_path / "1-data", images=60, size=SIZE)
+    data = dataset.load(tmp_path / "1-data")
+    # A sixteenth of the multiplications, in int8.
+    training = {"epochs": 1, "images_per_epoch": 8, "batch_size": 4, "learning_rate": 1e-4}
+    chain = (Step(compressor="prune", options={"ratio": 0.75, **training}), Step(compressor="ptq"))
+    section = SearchSection(rounds=10, seconds=0.1, give_up_flips=1.0)
+    lab = Lab(
+        data, data.indices("train")[:8], teacher_of("resnet10t", data), ValidateSection(bootstrap=200), section, 0,
+        tmp_path / "trials", tmp_path / "steps",
+    )  # fmt: skip
+    found = lab.evaluate(Candidate(chain, "int8"))
+    assert found.judged
+    assert found.why == ""
+    losses = torch.load(works(tmp_path / "steps", chain)[0] / "step-0.pt", weights_only=True)["losses"]
+    assert len(losses) == 2, "before training, and after its epoch"
+
+    rows = data.indices("validation")
+    logits = np.load(tmp_path / "trials/outputs" / f"{found.key}__openvino-int8-validation-logits.npy")
+    reference = predictions.read(tmp_path / "trials/float.csv")
+    for of, answers in (("engine", logits), ("float", reference.logits)):
+        assert found.gate["auc"][of] == pytest.approx(roc_auc_score(data.label[rows], answers[:, 1] - answers[:, 0]))
+    assert found.auc_lower == found.gate["auc"]["decided_lower"] <= found.gate["auc"]["difference"]
+    table = data.predictions(rows, logits)
+    judged = trial.judge(reference, table, reference, table, section=lab.gate, seed=0)
+    assert found.flips == judged.flips["count"] / len(rows) > 0
+    assert found.overshoot > 0
+
+    before_training = next((tmp_path / "trials/latency").iterdir())
+    assert found.latency is not None
+    assert 0 < found.latency.lower <= found.latency.ratio <= found.latency.upper < 1
+    assert found.latency != from_json(Ratio, read_json(before_training)) or found.latency.upper == 0.5, "measured again"
+    of_float = engines.load(tmp_path / "trials/engines/reference")
+    assert of_float.precision == "float32"
+    assert 0 < found.bytes < of_float.bytes / 16
+    assert Outcome.of(read_json(tmp_path / "trials/outcomes" / f"{found.key}.json")) == found
 
 
 def _trained(lab: Lab, chain: list[Step], *, epochs: int, seconds_per_image: float) -> None:

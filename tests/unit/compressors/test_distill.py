@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from medge.compressors import Context, distill
 from medge.data import dataset
 from medge.errors import RecipeError
 from medge.model import Classifier, create, specify
+from medge.recovery import Training
 
 SIZE = 32
 CHEAP: dict[str, Any] = {"epochs": 2, "batch_size": 8, "images_per_epoch": 16}
@@ -116,6 +118,29 @@ def test_mixup_blends_a_share_of_the_images_with_others_of_the_batch_and_leaves_
     again = imitation.blended(images, 0.5, torch.Generator().manual_seed(3))
     assert torch.equal(blended, again)
     assert imitation.blended(images, 0.0, torch.Generator()) is images
+
+
+def test_the_loss_is_the_divergence_at_a_temperature_times_its_square_and_its_other_parts() -> None:
+    random = np.random.default_rng(0)
+    logits, aim, features, aimed = random.normal(0, 2, (4, 5, 3))
+    labels = np.array([0, 2, 1, 1, 0])
+    training = Training(temperature=2, distillation=0.75, features=0.5)
+    found = imitation.loss(
+        torch.nn.Identity(),
+        (torch.from_numpy(logits), torch.from_numpy(features)),
+        (torch.from_numpy(aim), torch.from_numpy(aimed)),
+        torch.from_numpy(labels),
+        training,
+    )
+    p, q = _softmax(aim / 2), _softmax(logits / 2)
+    divergence = (p * np.log(p / q)).sum(1).mean()
+    distance = ((features - aimed) ** 2).mean() / (aimed**2).mean()
+    surprise = -np.log(_softmax(logits)[range(5), labels]).mean()
+    assert float(found) == pytest.approx(0.75 * 2**2 * divergence + 0.5 * distance + 0.25 * surprise, rel=1e-9)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
 def test_mixup_with_labels_is_refused() -> None:

@@ -69,6 +69,17 @@ def test_a_network_whose_channels_cannot_be_followed_is_refused(data: dataset.Da
         prune.check(vit, prune.Options(), context_of(data, vit, tmp_path))
 
 
+def test_ctrl_c_while_channels_are_followed_is_no_refusal(
+    small: Classifier, data: dataset.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: Any) -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(type(small), "forward", stopped)
+    with pytest.raises(SystemExit):
+        prune.check(small, prune.Options(), context_of(data, small, tmp_path))
+
+
 @pytest.mark.parametrize("importance", ["magnitude", "taylor"])
 def test_a_ratio_that_removes_nothing_is_refused(
     importance: str, small: Classifier, data: dataset.DataSet, tmp_path: Path
@@ -106,6 +117,7 @@ def test_a_student_that_does_not_suit_is_refused(small: Classifier, data: datase
         (str(tmp_path), "timm", "has 3 classes, the float model 2"),
         (str(tmp_path), "none", "weights 'none' are named beside"),
         ("resnet10x", "timm", "no model 'resnet10x'"),
+        ("runs/nothing/2-finetune", "timm", "no fine-tuned model in runs/nothing/2-finetune"),
         ("resnet10t", str(tmp_path / "gone.pth"), "gone.pth"),
     ):
         with pytest.raises(RecipeError, match=words):

@@ -57,6 +57,23 @@ def test_widths_become_multiples_of_eight_or_stay(
         assert len(pruned.kept) == pruned.dimensions
 
 
+def test_each_step_takes_the_same_share_of_the_first_widths_and_recovers(
+    data: dataset.DataSet, small: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, dict[str, int]]] = []
+    recover = prune.recover
+    monkeypatch.setattr(
+        prune, "recover", lambda m, job, c: (seen.append((job.name, _widths(m))), recover(m, job, c))[1]
+    )
+    options = prune.Options(ratio=0.6, steps=3, epochs=0, round_to=1)
+    pruned = prune.apply(small, options, context_of(data, small, tmp_path))
+    assert [name for name, _ in seen] == [f"prune step {step} of 3" for step in (1, 2, 3)]
+    assert seen[-1][1] == _widths(pruned)
+    for step, (_, widths) in enumerate(seen, start=1):
+        for name, before in _widths(small).items():
+            assert widths[name] == pytest.approx((1 - 0.2 * step) * before, abs=0.5), (step, name)
+
+
 @settings(max_examples=12)
 @given(
     ratio=st.floats(0.05, 0.95),

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from medge import chains
-from medge.compressors import Context, prune, shorten
+from medge.compressors import Context, prune, ptq, shorten
 from medge.data import dataset
 from medge.errors import RecipeError, ToolError
 from medge.model import Classifier, predict
+from medge.onnx_export import is_quantised
 from tests.teachers import context_of, teacher_of
 
 LITE_RESIDUALS = ["1.1", "2.1", "3.1", "3.2", "4.1", "4.2", "5.1", "5.2", "5.3"]  # stride 1, as many channels out as in
@@ -78,6 +79,25 @@ def test_the_blocks_that_do_nothing_go_first_and_nothing_changes(
     )
 
 
+def test_weights_stay_and_batch_norms_gather_statistics_of_what_the_shorter_network_sees(
+    data: dataset.DataSet, lite: Classifier, tmp_path: Path
+) -> None:
+    context = context_of(data, lite, tmp_path)
+    shorter = shorten.apply(lite, shorten.Options(blocks=9, epochs=0), context)
+    before = lite.state_dict()
+    assert all(torch.equal(before[name], weight) for name, weight in shorter.named_parameters())
+    again = copy.deepcopy(shorter).train()
+    norms = {n: m for n, m in again.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for norm in norms.values():
+        norm.momentum = 1.0  # the last batch's statistics alone, and there is one
+    with torch.no_grad():
+        again(torch.from_numpy(data.read(context.calibration)))
+    found = shorter.state_dict()
+    for name, norm in norms.items():
+        torch.testing.assert_close(found[f"backbone.{name}.running_mean"], norm.running_mean)
+        torch.testing.assert_close(found[f"backbone.{name}.running_var"], norm.running_var)
+
+
 def test_an_interrupted_run_takes_the_blocks_that_it_had_chosen_and_goes_on_training(
     data: dataset.DataSet, lite: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,8 +136,13 @@ def test_pruning_and_quantising_follow_it(data: dataset.DataSet, lite: Classifie
     assert "shorten cannot change a model that ptq has quantised" in str(chains.problem(["ptq", "shorten"]))
     shorter = shorten.apply(lite, shorten.Options(blocks=9, epochs=0), context_of(data, lite, tmp_path / "0"))
     narrower = prune.apply(shorter, prune.Options(ratio=0.5, epochs=0), context_of(data, lite, tmp_path / "1"))
+    assert len(_gone(narrower)) == 9
+    quantised = ptq.apply(narrower, ptq.Options(subset_size=2), context_of(data, lite, tmp_path / "2"))
+    assert is_quantised(quantised)
     with torch.no_grad():
-        assert narrower(_image(data))[0].shape == (1, 2)
+        answers = [model(_image(data))[0] for model in (narrower, quantised)]
+    assert [answer.shape for answer in answers] == [(1, 2), (1, 2)]
+    assert not torch.equal(*answers)
 
 
 def test_what_is_ignored_stays_and_more_than_there_are_is_refused(

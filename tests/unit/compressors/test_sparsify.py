@@ -86,14 +86,30 @@ def test_the_global_mode_takes_more_where_weights_matter_less(data: Any, small: 
 
 
 def test_learned_masks_come_nearer_to_the_ratio_with_each_epoch_and_the_last_is_kept(
-    data: Any, small: Classifier, tmp_path: Path
+    data: Any, small: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wanted: list[float] = []
+    shares: list[float] = []  # before training, then after each epoch
+    judged = recovery._validation_loss
+
+    def noted(run: Any, *more: Any) -> float:
+        masks = torch.cat([mask.detach().flatten() for mask in run.job.learned.parameters])
+        wanted.append(run.job.learned.loss.target_ratio)
+        shares.append(float((masks <= 0).float().mean()))
+        return judged(run, *more)
+
+    monkeypatch.setattr(recovery, "_validation_loss", noted)
     options = sparsify.Options(
-        ratio=0.6, mode="regularisation", epochs=3, batch_size=4, images_per_epoch=8, mask_learning_rate=2.0
+        ratio=0.7, mode="regularisation", epochs=3, batch_size=2, images_per_epoch=12, mask_learning_rate=2.0
     )
     context = context_of(data, small, tmp_path)
     sparse = sparsify.apply(small, options, context)
-    assert _zeros(sparse) > 0.2
+    assert wanted[1:] == pytest.approx([1 - 0.3 ** (epoch / 3) for epoch in (1, 2, 3)])
+    assert shares[0] == 0
+    gaps = [abs(0.7 - share) for share in shares]
+    assert gaps == sorted(set(gaps), reverse=True), shares
+    assert gaps[3] < 0.3, "it stays at 0.5 where only imitation moves the masks"
+    assert _zeros(sparse) == pytest.approx(shares[3], abs=1e-4)
     assert "epoch 3 is kept" in context.log[0]
     assert sorted(sparse.state_dict()) == sorted(small.state_dict())
 
