@@ -72,10 +72,14 @@ def test_a_network_whose_channels_cannot_be_followed_is_refused(data: dataset.Da
 def test_ctrl_c_while_channels_are_followed_is_no_refusal(
     small: Classifier, data: dataset.DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*given: Any) -> None:
-        raise SystemExit(130)
+    forward, signals = type(small).forward, [SystemExit(130)]
 
-    monkeypatch.setattr(type(small), "forward", stopped)
+    def stopped_once(*given: Any) -> Any:
+        if signals:
+            raise signals.pop()
+        return forward(*given)
+
+    monkeypatch.setattr(type(small), "forward", stopped_once)
     with pytest.raises(SystemExit):
         prune.check(small, prune.Options(), context_of(data, small, tmp_path))
 
