@@ -129,7 +129,7 @@ def cautions(made: Sequence[Check], *, alike: bool) -> tuple[str, ...]:
     """What groups and skewness change: checks that do not pass although the plain bound would, and, where images are
     `alike` in groups, checks that pass although the bootstrap by group would not."""
     held_back = [
-        f"{check.quantity} would pass by {check.method} alone, but by {check.decided_by} the difference reaches down "
+        f"{_said(check)} would pass by {check.method} alone, but by {check.decided_by} the difference reaches down "
         f"to {check.decided_lower:+.4f}, which is not above {check.margin:g}"
         + (": images of one patient are alike." if alike else ".")
         for check in made
@@ -138,13 +138,17 @@ def cautions(made: Sequence[Check], *, alike: bool) -> tuple[str, ...]:
         and check.decided_lower <= check.margin < check.lower
     ]
     doubted = [
-        f"{check.quantity} passes by {check.method}, but the {other.method} reaches down to {other.lower:+.4f}, which "
+        f"{_said(check)} passes by {check.method}, but the {other.method} reaches down to {other.lower:+.4f}, which "
         f"is not above {check.margin:g}: images of one patient are alike."
         for check in made
         for other in check.beside
         if alike and check.verdict == "pass" and other.method == _BY_GROUP and other.lower <= check.margin
     ]
     return (*held_back, *doubted)
+
+
+def _said(check: Check) -> str:
+    return check.quantity.replace("_", " ")
 
 
 def _verdict(lower: float, upper: float, margin: float) -> str:

@@ -60,8 +60,8 @@ def measure(engine: Engine, folder: Path, data: DataSet, table: Path, scratch: P
 def sentence(figures: dict[str, Any]) -> str:
     """The figures of `measure` in words."""
     return (
-        f"logits within {figures['max_abs_logit_difference']:.2g} of torch, {figures['changed_decisions']} of "
-        f"{figures['images']} decisions changed"
+        f"as built: logits within {figures['max_abs_logit_difference']:.2g} of the same variant's in torch, "
+        f"{figures['changed_decisions']} of {figures['images']} decisions changed"
     )
 
 

@@ -53,7 +53,7 @@ def reasons(trial: Trial, *, most: int = 3) -> str:
     said = [_reason(check) for check in wanting[:most]]
     if len(wanting) > most:
         said.append(f"and {len(wanting) - most} more")
-    return "; ".join([*said, *trial.notes])
+    return "; ".join([*said, *(note.removesuffix(".") for note in trial.notes)])
 
 
 def _reason(check: Check) -> str:

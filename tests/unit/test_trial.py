@@ -196,7 +196,7 @@ def test_alike_images_of_a_patient_hold_a_verdict_back_and_the_notes_say_so():
     found = check(trial, "sensitivity_carried")
     assert found.decided_lower < -0.024 < found.lower
     assert (found.verdict, found.beside[0].method) == ("inconclusive", found.decided_by)
-    assert any("sensitivity_carried would pass by Tango" in note for note in trial.notes)
+    assert any("sensitivity carried would pass by Tango" in note for note in trial.notes)
     alone = dataclasses.replace(first, group=first.sha256)
     trial = of(alone, dataclasses.replace(alone, logits=logits), margins=Margins(sensitivity=-0.024))
     assert (check(trial, "sensitivity_carried").verdict, trial.notes) == ("pass", ())
