@@ -113,7 +113,7 @@ def test_the_best_chain_is_kept_where_none_passes(shifting: Shifting, inputs: An
     assert values["variants"]["v"]["verdict"] == "fail"
     assert values["variants"]["v"]["chain"][0]["options"] == {"by": 50.0}, "it flips as many, and was tried first"
     best = "it has the best verdict with the fewest flips"
-    assert variants.load(work / "v").log[-1] == f"[shift] is kept: no chain passed the gate, and {best}."
+    assert variants.load(work / "v").log[-1] == f"[shift] is kept: no chain passed the gate as it is kept, and {best}."
 
 
 def test_what_is_written_is_what_was_judged(shifting: Shifting, inputs: Any, work: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_variant_without_rollback_says_nothing_of_layers(inputs: Any, work: Pa
         (
             {(0, 0): ("fail", 0.03), (1, 0): ("fail", 0.02), (0, 1): ("fail", 0.03), (1, 1): ("fail", 0.02)},
             (1, 0.02),
-            "no chain passed the gate, and it has the best verdict with the fewest flips.",
+            "no chain passed the gate as it is kept, and it has the best verdict with the fewest flips.",
         ),
         (
             {
@@ -238,7 +238,7 @@ def test_a_variant_without_rollback_says_nothing_of_layers(inputs: Any, work: Pa
                 (1, 1): ("fail", 0.0),
             },
             (0, 0.01),
-            "no chain passed the gate, and it has the best verdict with the fewest flips.",
+            "no chain passed the gate as it is kept, and it has the best verdict with the fewest flips.",
         ),
     ],
 )
