@@ -23,7 +23,7 @@ from medge.records import sha256_of_file, write_text
 if TYPE_CHECKING:
     from medge.data.dataset import DataSet
 
-__all__ = ["FOLDER", "CalibrationList", "draw", "read", "read_or_draw"]
+__all__ = ["FOLDER", "CalibrationList", "draw", "read", "read_or_draw", "warn_of_length"]
 
 FOLDER = Path("calibration")
 COLUMNS = ["path", "label", "sha256"]
@@ -39,8 +39,8 @@ class CalibrationList:
 
 
 def read_or_draw(data: DataSet, *, images: int, seed: int) -> CalibrationList:
-    """The list of this data set and seed, as it is where there is one, else drawn and written. One that is there counts
-    as it is, whatever `images` asks for, and that is said.
+    """The list of this data set and seed, as it is where there is one, whatever `images` asks for, else drawn and
+    written.
 
     Raises DataError where a list names what is not a training image of `data`.
     """
@@ -50,14 +50,17 @@ def read_or_draw(data: DataSet, *, images: int, seed: int) -> CalibrationList:
     if not path.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)
         _write(path, data, draw(data, images=images, seed=seed))
-    found = CalibrationList(path, sha256_of_file(path), read(path, data))
+    return CalibrationList(path, sha256_of_file(path), read(path, data))
+
+
+def warn_of_length(listed: CalibrationList, data: DataSet, *, images: int) -> None:
+    """Says that a list counts as it is, where it has not as many images as are asked for."""
     wanted = min(images, len(data.indices("train")))
-    if len(found.indices) != wanted:
-        console.say(
-            f"{path} lists {len(found.indices)} calibration images, and compress.calibration.images asks for {wanted}: "
-            "the list counts. Delete it to have a new one drawn."
+    if len(listed.indices) != wanted:
+        console.warn(
+            f"{listed.path} lists {len(listed.indices)} calibration images, and compress.calibration.images asks for "
+            f"{wanted}: the list counts. Delete it to have a new one drawn."
         )
-    return found
 
 
 def draw(data: DataSet, *, images: int, seed: int) -> NDArray[np.int64]:

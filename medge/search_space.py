@@ -27,6 +27,11 @@ Point = Mapping[str, Any]
 _ALL = "all"  # of the blocks that can go
 _LAST_EPOCHS = 4  # on the images as they are, where there are any (docs/decisions, 16)
 
+_LONG: Point = {
+    "scale": 0.714, "shorten": _ALL, "epochs": 16, "learning_rate": 1e-3, "mixup": 0.3, "last_epochs": _LAST_EPOCHS,
+    "quantiser": "ptq", "in_float": 2,
+}  # fmt: skip
+
 # Where every search begins, each of another kind. Before the one that trains for long comes the same with the fewest
 # epochs, which shows how long that would be.
 _FIRST: tuple[Point, ...] = (
@@ -36,14 +41,8 @@ _FIRST: tuple[Point, ...] = (
     {"quantiser": "ptq", "in_float": 2},
     {"quantiser": "ptq", "se_in_float": True},
     {"scale": 0.714, "shorten": _ALL, "quantiser": "ptq", "in_float": 2},
-    {
-        "scale": 0.714, "shorten": _ALL, "epochs": 16, "learning_rate": 1e-3, "mixup": 0.3, "last_epochs": _LAST_EPOCHS,
-        "quantiser": "ptq", "in_float": 2,
-    },
-    {
-        "scale": 0.714, "shorten": _ALL, "epochs": 16, "learning_rate": 1e-3, "mixup": 0.3, "last_epochs": _LAST_EPOCHS,
-        "quantiser": "ptq", "in_float": 2, "quantised_precision": "int8_bfloat16",
-    },
+    _LONG,
+    {**_LONG, "quantised_precision": "int8_bfloat16"},
     {"prune": 0.5, "quantiser": "ptq"},
     {"scale": 0.57, "shorten": 3, "epochs": 4, "quantiser": "ptq", "in_float": 2},
     {"quantiser": "qat", "in_float": 2, "mixup": 0.3},

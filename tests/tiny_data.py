@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from medge.data.dataset import DataSet, load
 from medge.records import sha256_of_file
 from medge.workspace import Stage
 
@@ -42,3 +44,10 @@ def data_stage(
     return Stage(
         name="data", folder=folder, key="key", sha256="sha256", values={}, seconds=0.0, inputs={}, skipped=False
     )
+
+
+def data_of(factory: pytest.TempPathFactory, *, size: int) -> DataSet:
+    """The data set of a data stage, in a folder of its own."""
+    folder = factory.mktemp("data") / "1-data"
+    data_stage(folder, size=size)
+    return load(folder)

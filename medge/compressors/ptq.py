@@ -108,16 +108,13 @@ def apply(model: nn.Module, options: Options, context: Context) -> nn.Module:
     if not options.search:
         return quantised(options)
     best, found = best_setting(options, quantised, context, settings=options.search)
-    write_json(context.work / _CHOSEN, {"of": repr(options), "options": asdict(replace(best, search=0))})
+    write_json(context.work / _CHOSEN, asdict(replace(best, search=0)))
     return found
 
 
 def settled(options: Options, work: Path) -> Options:
     """The options that `apply` came to in `work`: without a search the same, with one those that it chose."""
-    if not options.search:
-        return options
-    chosen = read_json(work / _CHOSEN)
-    return options if chosen["of"] != repr(options) else Options(**chosen["options"])
+    return Options(**read_json(work / _CHOSEN)) if options.search else options
 
 
 def check(model: Classifier, options: Options, context: Context) -> Classifier:

@@ -86,6 +86,7 @@ def run(section: CompressSection, inputs: Inputs, work: Path, seed: int) -> dict
     """
     data = dataset.load(inputs["data"].folder)
     listed = calibration.read_or_draw(data, images=section.calibration.images, seed=seed)
+    calibration.warn_of_length(listed, data, images=section.calibration.images)
 
     from medge import model as classifier
 

@@ -87,6 +87,7 @@ def test_a_list_of_another_length_than_asked_for_counts_and_that_is_said(
 ) -> None:
     calibration.read_or_draw(_data(), images=20, seed=3)
     found = calibration.read_or_draw(_data(), images=images, seed=3)
+    calibration.warn_of_length(found, _data(), images=images)
     assert len(found.indices) == 20
     said = " ".join(capsys.readouterr().err.split())
     assert (f"lists 20 calibration images, and compress.calibration.images asks for {images}" in said) == is_said
@@ -96,6 +97,7 @@ def test_a_split_with_fewer_images_than_asked_for_gives_all_and_says_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = [calibration.read_or_draw(_data(), images=1000, seed=3) for _ in range(2)]
+    calibration.warn_of_length(found[1], _data(), images=1000)
     assert [len(one.indices) for one in found] == [100, 100]
     assert capsys.readouterr().err == ""
 

@@ -18,16 +18,12 @@ from medge.data import dataset
 from medge.model import predict
 from medge.sections import Rollback
 from tests.rollbacks import asked_of, net_of, quantised_of, widen
-from tests.tiny_data import data_stage
-
-INCONCLUSIVE = "the gate would be inconclusive, as for the float model itself"
+from tests.tiny_data import data_of
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
-    folder = tmp_path_factory.mktemp("data") / "1-data"
-    data_stage(folder, size=16)
-    return dataset.load(folder)
+    return data_of(tmp_path_factory, size=16)
 
 
 def _error(net: nn.Module, model: nn.Module, data: dataset.DataSet) -> float:

@@ -14,14 +14,12 @@ from medge.compressors import Context, ptq
 from medge.data import dataset
 from medge.model import Classifier, create, specify
 from medge.records import read_json
-from tests.tiny_data import data_stage
+from tests.tiny_data import data_of
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
-    folder = tmp_path_factory.mktemp("data") / "1-data"
-    data_stage(folder, size=32)
-    return dataset.load(folder)
+    return data_of(tmp_path_factory, size=32)
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,12 @@ from medge import chains
 from medge.compressors import Context, friendly
 from medge.data import dataset
 from medge.model import Classifier, create, predict, specify
-from tests.tiny_data import data_stage
+from tests.tiny_data import data_of
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.DataSet:
-    folder = tmp_path_factory.mktemp("data") / "1-data"
-    data_stage(folder, size=32)
-    return dataset.load(folder)
+    return data_of(tmp_path_factory, size=32)
 
 
 def _teacher(name: str) -> Classifier:
